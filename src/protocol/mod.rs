@@ -1,0 +1,3 @@
+//! (room not furnished yet)
+pub mod http1;
+pub mod uwsgi;
