@@ -1,1 +1,9 @@
-//! (room not furnished yet)
+//! The access log: records made by event loops, written by the control plane.
+//!
+//! A loop makes an [`AccessRecord`] for every finished request and sends it up its report channel; the
+//! supervisor formats records and writes them in batches. Nothing here is done on a loop but filling
+//! the record.
+
+pub mod record;
+
+pub use record::{AccessCaptures, AccessRecord, Phases};
