@@ -1,7 +1,7 @@
 //! Ringhorn: an application server for Python on io_uring.
 //!
-//! The library behind the thin binary. `ARCHITECTURE.md` walks a request through these rooms by file
-//! and function; `tests/tidy.rs` holds the table of which room may import which.
+//! The library behind the thin binary. `ARCHITECTURE.md` walks a request through these rooms by
+//! file and function; `tests/tidy.rs` holds the table of which room may import which.
 //!
 //! `unsafe` is denied here and allowed only in the rooms that say why below.
 #![deny(unsafe_code)]

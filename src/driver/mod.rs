@@ -1,15 +1,16 @@
 //! The only room that talks to sockets: operations in, completions out.
 //!
-//! Where it stands in the walk of a request: first and last. `event_loop` asks for operations, calls
-//! [`Driver::turn`] once a turn, and acts on the completions only after all of them were copied out.
-//! `uring.rs` drives a kernel ring, `sim.rs` plays scripted faults to the same loop; an epoll back end
-//! has its place here later. Nothing above this room knows which one runs.
+//! Where it stands in the walk of a request: first and last. `event_loop` asks for operations,
+//! calls [`Driver::turn`] once a turn, and acts on the completions only after all of them were
+//! copied out. `uring.rs` drives a kernel ring, `sim.rs` plays scripted faults to the same loop; an
+//! epoll back end has its place here later. Nothing above this room knows which one runs.
 //!
 //! Invariants:
-//! - A connection is named by its [`ConnectionIndex`], which is also its direct-descriptor slot; the
-//!   loop owns the numbers. At most one receive and one send are armed on a connection at a time.
-//! - Every operation ends in exactly one completion, except the permanent ones (bell) and a send with
-//!   [`After::Close`], which ends in one [`Kind::Closed`] completion on success.
+//! - A connection is named by its [`ConnectionIndex`], which is also its direct-descriptor slot;
+//!   the loop owns the numbers. At most one receive and one send are armed on a connection at a
+//!   time.
+//! - Every operation ends in exactly one completion, except the permanent ones (bell) and a send
+//!   with [`After::Close`], which ends in one [`Kind::Closed`] completion on success.
 //! - Memory given to an operation stays valid and unmoved until its completion was returned.
 //! - A completion carries the generation its operation was asked with; the loop drops stale ones.
 
@@ -32,16 +33,18 @@ pub struct Token {
 /// What completed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// An accept on a listener: `result` is 0 or a negative errno; the linked receive follows as its own.
+    /// An accept on a listener: `result` is 0 or a negative errno; the linked receive follows as
+    /// its own.
     Accepted,
     /// A receive: `result` bytes, 0 at end of stream, or a negative errno (`-ENOBUFS`: no provided
-    /// buffer was free; ask again when one was recycled. `-ECANCELED`: the accept it was linked to failed,
-    /// or it was cancelled).
+    /// buffer was free; ask again when one was recycled. `-ECANCELED`: the accept it was linked to
+    /// failed, or it was cancelled).
     Received,
-    /// A send: `result` is the bytes that went out (all of them unless the peer failed), or a negative errno.
+    /// A send: `result` is the bytes that went out (all of them unless the peer failed), or a
+    /// negative errno.
     Sent,
-    /// The descriptor slot is free again: after `close`, or after a send with [`After::Close`] (then
-    /// `result` is the send's outcome: bytes out or a negative errno).
+    /// The descriptor slot is free again: after `close`, or after a send with [`After::Close`]
+    /// (then `result` is the send's outcome: bytes out or a negative errno).
     Closed,
     /// A spool file write or read: bytes or a negative errno.
     FileDone,
@@ -94,17 +97,19 @@ pub struct Piece {
 
 /// What the loop asks a back end for. One instance per event loop, used by its thread alone.
 ///
-/// Operations are queued and reach the kernel in [`turn`](Driver::turn); none of them blocks or fails
-/// at the call: faults arrive as completions. A full submission queue is flushed inside the driver.
+/// Operations are queued and reach the kernel in [`turn`](Driver::turn); none of them blocks or
+/// fails at the call: faults arrive as completions. A full submission queue is flushed inside the
+/// driver.
 pub trait Driver {
     /// Registers a listener; accepts are armed on it by its number in order of registration.
     fn add_listener(&mut self, listener: BorrowedFd<'_>) -> std::io::Result<usize>;
-    /// Arms one one-shot accept into the free slot `token.connection`, linked to a first receive with a
-    /// provided buffer. Completes as `Accepted` and then, apart, as `Received`.
+    /// Arms one one-shot accept into the free slot `token.connection`, linked to a first receive
+    /// with a provided buffer. Completes as `Accepted` and then, apart, as `Received`.
     fn accept(&mut self, listener: usize, token: Token);
     /// The peer's address of the accept that just completed (`None` for Unix sockets).
     fn peer(&self, connection: ConnectionIndex) -> Option<SocketAddr>;
-    /// Receives into a provided buffer. `poll_first`: nothing is expected yet (an idle keep-alive connection).
+    /// Receives into a provided buffer. `poll_first`: nothing is expected yet (an idle keep-alive
+    /// connection).
     fn recv(&mut self, token: Token, poll_first: bool);
     /// Receives straight into memory (a body of known length); `wait_all` asks for every byte.
     ///
@@ -142,8 +147,9 @@ pub trait Driver {
     fn buffers_free(&self) -> usize;
     /// Watches the loop's bell (an eventfd) for ever; each ring is one `Bell` completion.
     fn watch_bell(&mut self, bell: BorrowedFd<'_>) -> std::io::Result<()>;
-    /// Submits what was asked for and takes what completed. `wait`: None = until something completes,
-    /// Some(0) = do not wait. Appends to `out` (not cleared) at most the driver's batch bound.
+    /// Submits what was asked for and takes what completed. `wait`: None = until something
+    /// completes, Some(0) = do not wait. Appends to `out` (not cleared) at most the driver's batch
+    /// bound.
     ///
     /// # Errors
     /// Only when the ring itself is broken: the loop must end.
