@@ -40,9 +40,6 @@ pub const INFLIGHT_MAX: usize = 16_384;
 /// Ceiling of `--max-connections`: direct descriptors of all loops together.
 pub const CONNECTIONS_MAX: usize = 1_048_576;
 
-/// Environ names, request headers included, that one access log format may ask for.
-pub const ACCESS_CAPTURES_MAX: usize = 64;
-
 /// Largest value an access record keeps of one variable; longer ones are cut there.
 pub const ACCESS_VALUE_BYTES_MAX: usize = 4_096;
 

@@ -1,11 +1,24 @@
 //! Options and limits: what was said on the command line and in the environment, and what it means.
 //!
 //! Read once at start; nothing here is on the walk of a request except through the immutable
-//! [`LoopSettings`] that every event loop holds.
+//! [`LoopSettings`] that every event loop holds. [`options`] is the table, [`said`] reads by it,
+//! [`resolved`] gives a meaning to what was said.
 
 pub mod address_set;
+pub mod bind;
+mod document;
+mod error;
 pub mod limits;
+pub mod options;
+pub mod resolved;
+pub mod said;
 pub mod settings;
+pub mod suggest;
+pub mod value;
 
 pub use address_set::AddressSet;
+pub use bind::{Bind, Endpoint};
+pub use error::ConfigError;
+pub use resolved::{Concurrency, Config, CpuAffinity, LogTarget};
+pub use said::{Asked, Environment, Options};
 pub use settings::{HeadLimits, ListenerFacts, ListenerProtocol, LoopSettings};

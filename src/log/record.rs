@@ -13,7 +13,7 @@ use std::time::SystemTime;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AccessCaptures {
     /// Environ names in CGI form (`HTTP_REFERER`, `CONTENT_TYPE`, `PATH_INFO`…), without repeats, at
-    /// most `limits::ACCESS_CAPTURES_MAX`. A record's `variables` have this order and length.
+    /// most `format::ACCESS_CAPTURES_MAX`. A record's `variables` have this order and length.
     pub variables: Vec<Box<[u8]>>,
     /// Method, target and protocol are wanted (else the three stay empty).
     pub request_line: bool,

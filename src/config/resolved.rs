@@ -1,0 +1,386 @@
+//! What was said, as the server uses it: typed, with paths absolute and options weighed against each
+//! other. What depends on the interpreter (`auto` counts) is settled by [`Config::concurrency`] once it
+//! was probed.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::said::Environment;
+use super::value::{self, Amount};
+use super::{
+    AddressSet, Bind, ConfigError, HeadLimits, ListenerFacts, LoopSettings, Options, limits,
+    options,
+};
+use crate::log::AccessFormat;
+
+/// The meaning of all options.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Application specification, as said.
+    pub application: String,
+    /// `--python`, as said.
+    pub python: Option<String>,
+    /// `--pythonpath`, absolute, in order.
+    pub python_path: Vec<PathBuf>,
+    /// `--chdir`, absolute.
+    pub working_dir: PathBuf,
+    /// `--env`: name and value.
+    pub environment: Vec<(String, String)>,
+    /// `--runtime-dir`, absolute.
+    pub runtime_dir: Option<PathBuf>,
+    /// `--check`.
+    pub check: bool,
+    /// `--bind`, at least one.
+    pub binds: Vec<Bind>,
+    /// `--reuse-port`.
+    pub reuse_port: bool,
+    /// `--backlog`.
+    pub backlog: u32,
+    /// `--workers`.
+    pub workers: Amount,
+    /// `--threads`.
+    pub threads: Amount,
+    /// `--event-loops`.
+    pub event_loops: Amount,
+    /// `--cpu-affinity`.
+    pub cpu_affinity: CpuAffinity,
+    /// `--graceful-timeout`.
+    pub graceful_timeout: Duration,
+    /// `--access-logfile` with `--access-logformat`.
+    pub access_log: Option<(LogTarget, AccessFormat)>,
+    /// `--error-logfile`.
+    pub error_log: LogTarget,
+    /// `--log-level`, one of its words.
+    pub log_level: String,
+    /// What loops are given, listeners and loop count still missing.
+    loop_settings: LoopSettings,
+}
+
+/// Which cores loops and workers are pinned to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CpuAffinity {
+    /// None: the application's own threads and children would inherit the pin.
+    None,
+    /// The usable cores in order.
+    Auto,
+    /// These, in order.
+    List(Vec<usize>),
+}
+
+/// Where a log goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogTarget {
+    /// `-`: standard output for the access log, standard error for the server's.
+    Standard,
+    /// A file, absolute; appended to.
+    File(PathBuf),
+}
+
+/// How many of each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Concurrency {
+    /// Worker processes.
+    pub workers: u32,
+    /// Threads in each.
+    pub threads: u32,
+    /// Event loops.
+    pub event_loops: u32,
+}
+
+impl Config {
+    /// Weighs what was said. `start_dir` is where the server was started, absolute.
+    ///
+    /// # Errors
+    /// A value without a meaning, or two options that cannot both hold.
+    pub fn resolve(
+        said: &Options,
+        environment: &Environment,
+        start_dir: &Path,
+    ) -> Result<Config, ConfigError> {
+        let read = Reader { said, start_dir };
+        let application = said.application.clone().ok_or_else(|| {
+            let hint =
+                "say what to serve, such as `ringhorn module:application` or `ringhorn app.py`";
+            ConfigError::new("no application was named", hint)
+        })?;
+        let config = Config {
+            application,
+            python: said.one("python").map(str::to_owned),
+            python_path: said
+                .many("pythonpath")
+                .into_iter()
+                .map(|dir| start_dir.join(dir))
+                .collect(),
+            working_dir: read.path("chdir").unwrap_or_else(|| start_dir.to_owned()),
+            environment: read.worker_environment()?,
+            runtime_dir: read.path("runtime-dir"),
+            check: said.is_on("check"),
+            binds: read.binds()?,
+            reuse_port: said.is_on("reuse-port"),
+            backlog: read.number("backlog")? as u32,
+            workers: read.amount("workers")?,
+            threads: read.amount("threads")?,
+            event_loops: read.amount("event-loops")?,
+            cpu_affinity: read.cpu_affinity()?,
+            graceful_timeout: read.seconds("graceful-timeout")?,
+            access_log: read.access_log()?,
+            error_log: read.log_target("error-logfile").unwrap_or(LogTarget::Standard),
+            log_level: read.text("log-level").to_owned(),
+            loop_settings: read.loop_settings(environment)?,
+        };
+        config.check_against_each_other()?;
+        Ok(config)
+    }
+
+    /// Settles `auto` counts for a probed interpreter on so many usable cores.
+    ///
+    /// # Errors
+    /// More seats than a pool can have.
+    pub fn concurrency(&self, cores: u32, free_threaded: bool) -> Result<Concurrency, ConfigError> {
+        let cores = cores.max(1);
+        let workers = match self.workers {
+            Amount::Exactly(workers) => workers as u32,
+            Amount::Auto if free_threaded => 1,
+            Amount::Auto => cores.min(limits::WORKERS_MAX as u32),
+        };
+        let threads = match self.threads {
+            Amount::Exactly(threads) => threads as u32,
+            Amount::Auto if free_threaded => {
+                cores.div_ceil(workers).min(limits::THREADS_MAX as u32)
+            }
+            Amount::Auto => 1,
+        };
+        let seats = workers * threads;
+        // Half of the table: a replacement may need its seats before the dead one's are free again.
+        if seats as usize > limits::SEATS_MAX / 2 {
+            let most = limits::SEATS_MAX / 2;
+            return Err(ConfigError::new(
+                format!(
+                    "{workers} workers of {threads} threads are {seats} threads, {most} is the most"
+                ),
+                "lower --workers or --threads",
+            ));
+        }
+        let at_once = if free_threaded { seats } else { workers };
+        let event_loops = match self.event_loops {
+            Amount::Exactly(loops) => loops as u32,
+            Amount::Auto => cores.min(at_once).min(limits::EVENT_LOOPS_MAX as u32),
+        };
+        Ok(Concurrency { workers, threads, event_loops })
+    }
+
+    /// The settings of all loops.
+    pub fn loop_settings(&self, event_loops: u32, listeners: Vec<ListenerFacts>) -> LoopSettings {
+        let access = self.access_log.as_ref().map(|(_, format)| format.captures().clone());
+        // concurrency() keeps the count below EVENT_LOOPS_MAX.
+        LoopSettings {
+            event_loops: event_loops as u16,
+            listeners,
+            access,
+            ..self.loop_settings.clone()
+        }
+    }
+
+    fn check_against_each_other(&self) -> Result<(), ConfigError> {
+        let settings = &self.loop_settings;
+        let head = settings.head_limits;
+        let head_bytes = u64::from(head.head_bytes);
+        let memory_bytes = settings.buffer_memory_bytes_max;
+        // 0 = no spool files at all.
+        let spool_bytes = match settings.body_spool_bytes {
+            0 => u64::MAX,
+            bytes => bytes,
+        };
+        let ordered = [
+            ("limit-request-line", head.line_bytes.into(), "limit-request-head", head_bytes),
+            ("limit-request-field-size", head.field_bytes.into(), "limit-request-head", head_bytes),
+            ("body-buffer-size", settings.body_buffer_bytes, "buffer-memory-max", memory_bytes),
+            (
+                "response-buffer-size",
+                settings.response_buffer_bytes,
+                "buffer-memory-max",
+                memory_bytes,
+            ),
+            ("body-buffer-size", settings.body_buffer_bytes, "body-spool-size", spool_bytes),
+            (
+                "body-spool-size",
+                settings.body_spool_bytes,
+                "spool-disk-max",
+                settings.spool_disk_bytes_max,
+            ),
+        ];
+        for (small, small_bytes, large, large_bytes) in ordered {
+            if small_bytes > large_bytes {
+                return Err(ConfigError::new(
+                    format!(
+                        "--{small} ({}) is above --{large} ({})",
+                        value::spell_bytes(small_bytes),
+                        value::spell_bytes(large_bytes)
+                    ),
+                    format!("raise --{large} or lower --{small}"),
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads typed values of rows. Each passed [`value::check`] when it was said; what is refused here
+/// is refused again with the same words.
+struct Reader<'a> {
+    said: &'a Options,
+    start_dir: &'a Path,
+}
+
+impl Reader<'_> {
+    fn text(&self, name: &str) -> &str {
+        self.said.one(name).unwrap_or_default()
+    }
+
+    fn path(&self, name: &str) -> Option<PathBuf> {
+        self.said.one(name).map(|path| self.start_dir.join(path))
+    }
+
+    fn number(&self, name: &str) -> Result<u64, ConfigError> {
+        let (_, row) = options::row(name);
+        let (lowest, highest) = match row.takes {
+            options::Takes::Number(lowest, highest) => (lowest, highest),
+            _ => (0, u64::MAX),
+        };
+        self.refusing(name, value::number(self.text(name), lowest, highest))
+    }
+
+    fn amount(&self, name: &str) -> Result<Amount, ConfigError> {
+        let (_, row) = options::row(name);
+        let (lowest, highest) = match row.takes {
+            options::Takes::NumberOrAuto(lowest, highest) => (lowest, highest),
+            _ => (0, u64::MAX),
+        };
+        self.refusing(name, value::amount(self.text(name), lowest, highest))
+    }
+
+    fn bytes(&self, name: &str) -> Result<u64, ConfigError> {
+        let (_, row) = options::row(name);
+        let (lowest, highest) = match row.takes {
+            options::Takes::Bytes(lowest, highest) => (lowest, highest),
+            _ => (0, u64::MAX),
+        };
+        self.refusing(name, value::bytes(self.text(name), lowest, highest))
+    }
+
+    fn seconds(&self, name: &str) -> Result<Duration, ConfigError> {
+        self.refusing(name, value::seconds(self.text(name), 0))
+    }
+
+    fn addresses(&self, name: &str) -> Result<AddressSet, ConfigError> {
+        self.refusing(name, AddressSet::parse(self.text(name)))
+    }
+
+    fn refusing<T>(&self, name: &str, value: Result<T, String>) -> Result<T, ConfigError> {
+        value.map_err(|hint| {
+            ConfigError::new(format!("--{name} cannot be `{}`", self.text(name)), hint)
+        })
+    }
+
+    fn binds(&self) -> Result<Vec<Bind>, ConfigError> {
+        let said = self.said.many("bind");
+        if said.len() > limits::LISTENERS_MAX {
+            let most = limits::LISTENERS_MAX;
+            let message = format!("--bind is said {} times, {most} is the most", said.len());
+            return Err(ConfigError::new(message, "one address serves any number of names"));
+        }
+        said.into_iter()
+            .map(|text| {
+                let mut bind = Bind::parse(text)?;
+                // The file is unlinked at exit: by the same path, wherever that happens.
+                if let super::Endpoint::UnixPath(path) = &mut bind.endpoint {
+                    *path = self.start_dir.join(&path);
+                }
+                Ok(bind)
+            })
+            .collect()
+    }
+
+    fn worker_environment(&self) -> Result<Vec<(String, String)>, ConfigError> {
+        let pair = |text: &str| match text.split_once('=') {
+            Some((name, value)) if !name.is_empty() && !text.contains('\0') => {
+                Ok((name.to_owned(), value.to_owned()))
+            }
+            _ => Err(ConfigError::new(
+                format!("--env cannot be `{text}`"),
+                "it is KEY=VALUE; a list of lines in the environment variable RINGHORN_ENV",
+            )),
+        };
+        self.said.many("env").into_iter().map(pair).collect()
+    }
+
+    fn cpu_affinity(&self) -> Result<CpuAffinity, ConfigError> {
+        match self.text("cpu-affinity") {
+            "none" => Ok(CpuAffinity::None),
+            "auto" => Ok(CpuAffinity::Auto),
+            list => self.refusing("cpu-affinity", value::cores(list).map(CpuAffinity::List)),
+        }
+    }
+
+    fn log_target(&self, name: &str) -> Option<LogTarget> {
+        self.said.one(name).map(|target| match target {
+            "-" => LogTarget::Standard,
+            path => LogTarget::File(self.start_dir.join(path)),
+        })
+    }
+
+    fn access_log(&self) -> Result<Option<(LogTarget, AccessFormat)>, ConfigError> {
+        let format = AccessFormat::compile(self.text("access-logformat")).map_err(|fault| {
+            ConfigError::new(
+                format!("--access-logformat: {fault}"),
+                "docs/access-log.md lists the atoms, such as %(h)s and %({user-agent}i)s",
+            )
+        })?;
+        Ok(self.log_target("access-logfile").map(|target| (target, format)))
+    }
+
+    fn loop_settings(&self, environment: &Environment) -> Result<LoopSettings, ConfigError> {
+        let queue_timeout = self.seconds("queue-timeout")?;
+        Ok(LoopSettings {
+            event_loops: 1,
+            head_limits: HeadLimits {
+                // Each row's range ends far below 2^32.
+                line_bytes: self.bytes("limit-request-line")? as u32,
+                fields: self.number("limit-request-fields")? as u32,
+                field_bytes: self.bytes("limit-request-field-size")? as u32,
+                head_bytes: self.bytes("limit-request-head")? as u32,
+            },
+            body_bytes_max: self.bytes("limit-request-body")?,
+            keep_alive_timeout: self.seconds("keep-alive")?,
+            header_timeout: self.seconds("header-timeout")?,
+            body_timeout: self.seconds("body-timeout")?,
+            send_timeout: self.seconds("send-timeout")?,
+            inflight_max: self.number("max-inflight")? as u32,
+            queue_timeout: (!queue_timeout.is_zero()).then_some(queue_timeout),
+            connections_max: self.number("max-connections")? as u32,
+            body_buffer_bytes: self.bytes("body-buffer-size")?,
+            body_spool_bytes: self.bytes("body-spool-size")?,
+            response_buffer_bytes: self.bytes("response-buffer-size")?,
+            buffer_memory_bytes_max: self.bytes("buffer-memory-max")?,
+            spool_disk_bytes_max: self.bytes("spool-disk-max")?,
+            spool_dir: self
+                .path("spool-dir")
+                .unwrap_or_else(|| self.default_spool_dir(environment)),
+            forwarded_allow: self.addresses("forwarded-allow-ips")?,
+            uwsgi_allow: self.addresses("uwsgi-allow-from")?,
+            listeners: Vec::new(),
+            access: None,
+        })
+    }
+
+    fn default_spool_dir(&self, environment: &Environment) -> PathBuf {
+        match environment.get("TMPDIR").filter(|dir| !dir.is_empty()) {
+            Some(dir) => self.start_dir.join(dir),
+            None if Path::new("/var/tmp").is_dir() => PathBuf::from("/var/tmp"),
+            None => PathBuf::from("/tmp"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

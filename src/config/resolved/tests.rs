@@ -1,0 +1,93 @@
+//! What options mean, alone and together.
+
+use std::ffi::OsString;
+
+use super::*;
+use crate::config::{Asked, Endpoint};
+
+fn resolve(line: &str) -> Result<Config, ConfigError> {
+    let environment = Environment::from([("TMPDIR".to_owned(), "/scratch".to_owned())]);
+    let arguments = std::iter::once("ringhorn").chain(line.split_whitespace());
+    match Options::read(arguments.map(OsString::from), &environment)? {
+        Asked::Serve(options) => Config::resolve(&options, &environment, Path::new("/start")),
+        Asked::Print(text) => panic!("{text}"),
+    }
+}
+
+#[test]
+fn defaults() {
+    let config = resolve("a:b").unwrap();
+    assert_eq!(config.binds, [Bind::parse("127.0.0.1:8000").unwrap()]);
+    assert_eq!(config.working_dir, Path::new("/start"));
+    assert_eq!(config.graceful_timeout, Duration::from_secs(30));
+    assert!(config.access_log.is_none() && !config.check && !config.reuse_port);
+    let settings = config.loop_settings(2, Vec::new());
+    assert_eq!(settings.event_loops, 2);
+    assert_eq!(settings.head_limits.line_bytes, 8190);
+    assert_eq!(settings.keep_alive_timeout, Duration::from_secs(75));
+    assert_eq!(settings.spool_dir, Path::new("/scratch"));
+    assert_eq!(settings.body_bytes_max, 0);
+    assert!(settings.access.is_none());
+    assert_eq!((settings.share(1024), settings.share(1025), settings.share(0)), (512, 513, 1));
+}
+
+#[test]
+fn paths_are_those_of_the_start() {
+    let line =
+        "a:b --chdir app --pythonpath lib --pythonpath /x --bind unix:s --access-logfile a.log";
+    let config = resolve(line).unwrap();
+    assert_eq!(config.working_dir, Path::new("/start/app"));
+    assert_eq!(config.python_path, [Path::new("/start/lib"), Path::new("/x")]);
+    assert_eq!(config.binds[0].endpoint, Endpoint::UnixPath("/start/s".into()));
+    let (target, _) = config.access_log.unwrap();
+    assert_eq!(target, LogTarget::File("/start/a.log".into()));
+}
+
+#[test]
+fn counts() {
+    let check = |line: &str, cores, free_threaded, expected: (u32, u32, u32)| {
+        let found = resolve(line).unwrap().concurrency(cores, free_threaded).unwrap();
+        let found = (found.workers, found.threads, found.event_loops);
+        assert_eq!(found, expected, "{line} on {cores} cores, free-threaded: {free_threaded}");
+    };
+    check("a:b", 4, false, (4, 1, 4));
+    check("a:b", 4, true, (1, 4, 4));
+    check("a:b -w 1", 4, false, (1, 1, 1));
+    check("a:b -w 1 --threads 8", 4, false, (1, 8, 1));
+    check("a:b -w 2", 4, true, (2, 2, 4));
+    check("a:b -w 8 --threads 2 --event-loops 3", 2, false, (8, 2, 3));
+    check("a:b", 0, false, (1, 1, 1));
+    let most = limits::SEATS_MAX / 2;
+    assert!(resolve(&format!("a:b -w 1 --threads {most}")).unwrap().concurrency(1, false).is_ok());
+    assert!(resolve(&format!("a:b -w 2 --threads {most}")).unwrap().concurrency(1, false).is_err());
+}
+
+#[test]
+fn refuses() {
+    for line in [
+        "",
+        "a:b --env X",
+        "a:b --env =X",
+        "a:b --bind potato",
+        "a:b --cpu-affinity some",
+        "a:b --forwarded-allow-ips localhost",
+        "a:b --access-logformat %(zz)s",
+        "a:b --limit-request-line 9000 --limit-request-head 8000",
+        "a:b --body-buffer-size 65MiB",
+        "a:b --body-spool-size 5GiB",
+        "a:b --response-buffer-size 2MiB --buffer-memory-max 1MiB",
+    ] {
+        let error = resolve(line).expect_err(line);
+        assert!(!error.hint.is_empty(), "{line}");
+    }
+    // Without spool files a body is gathered in memory or streamed.
+    assert!(resolve("a:b --body-spool-size 0").is_ok());
+}
+
+#[test]
+fn the_access_log_says_what_to_capture() {
+    let config = resolve("a:b --access-logfile - --access-logformat %(a)s").unwrap();
+    let settings = config.loop_settings(1, Vec::new());
+    let names = settings.access.unwrap().variables;
+    assert_eq!(names, [Box::from(b"HTTP_USER_AGENT".as_slice())]);
+}
