@@ -66,7 +66,8 @@ lint: ## Formatting, clippy over every target, documentation links, ruff
 	$(VENV)/bin/ruff check .
 
 bench: build ## Ringhorn beside its peers (benches/peers), with the machine and the method printed
-	@benches/peers/run
+	@benches/peers/setup.sh
+	@$(PYTHON) benches/peers/run.py --cases all --rounds 5
 
 clean: ## Remove what was built
 	rm -rf $(TARGET) build dist

@@ -15,7 +15,8 @@ pub const LAYERS: &[(&str, &[&str])] = &[
     ("http", &["base"]),
     ("metrics", &["base"]),
     ("log", &["base"]),
-    ("config", &["base"]),
+    // A log format is checked when it is configured.
+    ("config", &["log", "base"]),
     ("driver", &["sys", "base"]),
     ("protocol", &["http", "base"]),
     ("connection", &["protocol", "http", "config", "base"]),

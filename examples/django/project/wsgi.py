@@ -1,0 +1,13 @@
+"""The WSGI entry, as `django-admin startproject` makes it.
+
+pip install django
+ringhorn --chdir examples/django project.wsgi
+"""
+
+import os
+
+from django.core.wsgi import get_wsgi_application
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
+
+application = get_wsgi_application()
