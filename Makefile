@@ -63,7 +63,8 @@ lint: ## Formatting, clippy over every target, documentation links, ruff
 	"$(PYTHON)" tools/runtime.py --python "$(PYTHON)" --check
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --workspace --exclude ringhorn-cpython \
 	    --document-private-items
-	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff check --quiet .
+	$(VENV)/bin/ruff format --quiet --check .
 
 bench: build ## Ringhorn beside its peers (benches/peers), with the machine and the method printed
 	@benches/peers/setup.sh

@@ -190,12 +190,16 @@ def test_raw_uri_is_the_raw_target(front):
 def test_header_fields_become_http_keys(front):
     headers = [("X-One-Two", "a b"), ("x-lower", "c"), ("User-Agent", "test/1"), ("X-0", "d")]
     plain = environ(front, headers=headers)[0]
-    found = [plain[key] for key in ("HTTP_X_ONE_TWO", "HTTP_X_LOWER", "HTTP_USER_AGENT", "HTTP_X_0")]
+    found = [
+        plain[key] for key in ("HTTP_X_ONE_TWO", "HTTP_X_LOWER", "HTTP_USER_AGENT", "HTTP_X_0")
+    ]
     assert found == ["a b", "c", "test/1", "d"]
 
 
 def test_header_values_are_latin_1(front):
-    assert environ(front, headers=[("X-A", "caf\u00e9 \u00ff")])[0]["HTTP_X_A"] == "caf\u00e9 \u00ff"
+    assert (
+        environ(front, headers=[("X-A", "caf\u00e9 \u00ff")])[0]["HTTP_X_A"] == "caf\u00e9 \u00ff"
+    )
 
 
 def test_header_values_are_trimmed(front):

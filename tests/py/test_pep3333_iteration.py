@@ -213,7 +213,9 @@ def test_body_of_the_stated_length(front, stated, given, piece):
             )
 
 
-@pytest.mark.parametrize("stated, given, piece", [(10, 11, 3), (10, 1000, 10), (0, 5, 5), (3, 9, 9)])
+@pytest.mark.parametrize(
+    "stated, given, piece", [(10, 11, 3), (10, 1000, 10), (0, 5, 5), (3, 9, 9)]
+)
 def test_body_longer_than_stated_is_cut_at_the_length(front, stated, given, piece):
     with front.connect() as client:
         for _ in range(2):
