@@ -255,5 +255,5 @@ fn golden_cases() {
         }
         refused += usize::from(!matches!(case.expect[0].as_str(), "200" | "pong"));
     }
-    assert!(refused > 0, "{refused} malformed cases");
+    assert!(refused >= 60, "{refused} malformed cases");
 }

@@ -199,5 +199,5 @@ fn golden_cases() {
         verdict(&case.bytes, &HeadLimits::DEFAULT);
         refused += usize::from(case.expect.last().is_some_and(|last| last.starts_with(['4', '5'])));
     }
-    assert!(refused > 0, "{refused} malformed cases");
+    assert!(refused >= 150, "{refused} malformed cases");
 }
