@@ -1,0 +1,147 @@
+//! Sockets of every kind, and socket files that are stale, live, foreign or replaced.
+
+use std::io::Read;
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, IntoRawFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::Duration;
+
+use super::*;
+use crate::config::{Asked, Environment, Options};
+
+fn config(line: &str) -> Config {
+    let arguments = ["ringhorn", "a:b"].into_iter().chain(line.split_whitespace());
+    let none = Environment::new();
+    match Options::read(arguments.map(Into::into), &none).unwrap() {
+        Asked::Serve(options) => Config::resolve(&options, &none, Path::new("/")).unwrap(),
+        Asked::Print(text) => panic!("{text}"),
+    }
+}
+
+fn bind(line: &str, loops: u32) -> Result<Listeners, Fault> {
+    Listeners::bind(&config(line), loops)
+}
+
+/// Connects, accepts on the loop's descriptor and sends a byte through.
+fn passes(listener: OwnedFd, mut client: impl Read) {
+    let (accepted, _) = Socket::from(listener).accept().unwrap();
+    accepted.send(b"x").unwrap();
+    let mut byte = [0];
+    client.read_exact(&mut byte).unwrap();
+    assert_eq!(&byte, b"x");
+}
+
+fn tcp_address(listeners: &Listeners) -> String {
+    listeners.urls().next().unwrap().rsplit_once("://").unwrap().1.to_owned()
+}
+
+#[test]
+fn tcp() {
+    let listeners = bind("--bind 127.0.0.1:0 --bind uwsgi://[::1]:0", 2).unwrap();
+    let urls: Vec<&str> = listeners.urls().collect();
+    assert!(urls[0].starts_with("http://127.0.0.1:") && !urls[0].ends_with(":0"), "{urls:?}");
+    assert!(urls[1].starts_with("uwsgi://[::1]:"), "{urls:?}");
+    let facts = listeners.facts();
+    assert_eq!(facts[0].server_name, "127.0.0.1");
+    assert_eq!(facts[1].server_name, "::1");
+    assert_eq!(format!("127.0.0.1:{}", facts[0].server_port), tcp_address(&listeners));
+    let client = TcpStream::connect(tcp_address(&listeners)).unwrap();
+    passes(listeners.of_loop(1).unwrap().remove(0), client);
+}
+
+#[test]
+fn reuse_port_gives_each_loop_its_own() {
+    let listeners = bind("--bind 127.0.0.1:0 --reuse-port", 3).unwrap();
+    assert_eq!(listeners.listeners[0].sockets.len(), 3);
+    let shared = bind("--bind 127.0.0.1:0", 3).unwrap();
+    assert_eq!(shared.listeners[0].sockets.len(), 1);
+}
+
+#[test]
+fn a_tcp_address_in_use() {
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let line = format!("--bind {}", other.local_addr().unwrap());
+    let fault = bind(&line, 1).expect_err("in use");
+    assert!(fault.message.contains("another process listens there"), "{fault}");
+    assert_eq!(fault.code, ExitCode::Configuration);
+}
+
+#[test]
+fn unix_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s");
+    let line = format!("--bind uwsgi://unix:{}?mode=0621", path.display());
+    let listeners = bind(&line, 1).unwrap();
+    assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o621);
+    assert_eq!(listeners.urls().next().unwrap(), format!("uwsgi://unix:{}", path.display()));
+    passes(listeners.of_loop(0).unwrap().remove(0), UnixStream::connect(&path).unwrap());
+    // Live: refused, and the file stays.
+    let fault = bind(&line, 1).expect_err("live");
+    assert!(fault.message.contains("another process listens there"), "{fault}");
+    drop(listeners);
+    assert!(!path.exists(), "unlinked at exit");
+}
+
+#[test]
+fn a_stale_file_is_taken_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s");
+    drop(UnixListener::bind(&path).unwrap());
+    assert!(path.exists());
+    let listeners = bind(&format!("--bind unix:{}", path.display()), 1).unwrap();
+    passes(listeners.of_loop(0).unwrap().remove(0), UnixStream::connect(&path).unwrap());
+}
+
+#[test]
+fn what_is_no_socket_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s");
+    std::fs::write(&path, "precious").unwrap();
+    let fault = bind(&format!("--bind unix:{}", path.display()), 1).expect_err("a file");
+    assert!(fault.message.contains("is no socket"), "{fault}");
+    assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+    let fault = bind(&format!("--bind unix:{}/no/s", folder.path().display()), 1).expect_err("dir");
+    assert!(fault.hint.contains("folder"), "{}", fault.hint);
+}
+
+#[test]
+fn a_file_that_is_no_longer_ours_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s");
+    let listeners = bind(&format!("--bind unix:{}", path.display()), 1).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let successor = UnixListener::bind(&path).unwrap();
+    drop(listeners);
+    assert!(path.exists());
+    drop(successor);
+}
+
+#[test]
+fn abstract_names() {
+    let name = format!("ringhorn-test-{}", std::process::id());
+    let listeners = bind(&format!("--bind unix:@{name}"), 1).unwrap();
+    let address = UnixAddress::from_abstract_name(&name).unwrap();
+    let client = UnixStream::connect_addr(&address).unwrap();
+    passes(listeners.of_loop(0).unwrap().remove(0), client);
+    assert!(bind(&format!("--bind unix:@{name}"), 1).is_err());
+}
+
+#[test]
+fn inherited_descriptors() {
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    let number = socket.into_raw_fd();
+    let listeners = bind(&format!("--bind uwsgi://fd://{number}"), 1).unwrap();
+    assert_eq!(listeners.urls().next().unwrap(), format!("uwsgi://{address}"));
+    let client = TcpStream::connect(address).unwrap();
+    passes(listeners.of_loop(0).unwrap().remove(0), client);
+    drop(listeners);
+    let refused = TcpStream::connect_timeout(&address, Duration::from_secs(5));
+    assert!(refused.is_err(), "the inherited number does not keep it open");
+
+    let file = std::fs::File::open("/dev/null").unwrap();
+    for number in [file.as_raw_fd(), 987_654] {
+        let fault = bind(&format!("--bind fd://{number}"), 1).expect_err("no socket");
+        assert_eq!(fault.code, ExitCode::Configuration);
+    }
+}

@@ -1,0 +1,106 @@
+//! Child processes: watched and signalled by descriptor, reaped by one place, waited for with a bound.
+//!
+//! How a worker is started stands in `worker_start.rs`.
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, ExitStatus, Output};
+use std::time::Duration;
+
+/// Waits for a child and its output; kills it when it takes longer.
+///
+/// # Errors
+/// `TimedOut`, or what reading and waiting say.
+pub fn output_within(child: Child, timeout: Duration) -> io::Result<Output> {
+    let pidfd = pidfd_open(child.id())?;
+    let (done, expired) = std::sync::mpsc::channel::<()>();
+    let watch = std::thread::Builder::new().name("probe-timeout".to_owned()).spawn(move || {
+        let in_time = expired.recv_timeout(timeout).is_ok();
+        if !in_time {
+            // Gone already is as good.
+            let _ = pidfd_kill(&pidfd, libc::SIGKILL);
+        }
+        in_time
+    })?;
+    let output = child.wait_with_output();
+    // The receiver is gone only after its time ran out.
+    let _ = done.send(());
+    match watch.join() {
+        Ok(true) => output,
+        _ => Err(io::Error::new(io::ErrorKind::TimedOut, "it does not answer")),
+    }
+}
+
+/// A descriptor for a child that was not reaped yet.
+///
+/// # Errors
+/// As `pidfd_open(2)`.
+pub fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
+    // SAFETY: a plain system call; it returns a new close-on-exec descriptor or -1.
+    let descriptor = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    check(descriptor as i32)?;
+    // SAFETY: the call succeeded, so the descriptor is open and nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor as RawFd) })
+}
+
+/// Sends a signal to exactly that process: never to one that got its number later.
+///
+/// # Errors
+/// As `pidfd_send_signal(2)`; `ESRCH` once it ended.
+pub fn pidfd_kill(pidfd: &OwnedFd, signal: i32) -> io::Result<()> {
+    let nothing = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: a plain system call on a descriptor we own; a null siginfo is what kill(2) would send.
+    let sent = unsafe {
+        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, nothing, 0)
+    };
+    check(sent as i32).map(drop)
+}
+
+/// Takes one ended child, whoever's it was (orphans too, as PID 1); `None`: none ended, or there is none.
+///
+/// # Errors
+/// As `waitpid(2)`, except `EINTR` and `ECHILD`.
+pub fn reap() -> io::Result<Option<(u32, ExitStatus)>> {
+    loop {
+        let mut status = 0;
+        // SAFETY: waitpid writes the status of one ended child to `status`.
+        let pid = unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG) };
+        if pid > 0 {
+            return Ok(Some((pid as u32, ExitStatus::from_raw(status))));
+        }
+        if pid == 0 {
+            return Ok(None);
+        }
+        let error = io::Error::last_os_error();
+        match error.raw_os_error() {
+            Some(libc::EINTR) => {}
+            Some(libc::ECHILD) => return Ok(None),
+            _ => return Err(error),
+        }
+    }
+}
+
+pub(super) fn check(result: i32) -> io::Result<i32> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn a_hanging_child_is_killed() {
+        let child = Command::new("sleep").arg("1000").stdout(Stdio::piped()).spawn().unwrap();
+        let error = output_within(child, Duration::from_millis(50)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[test]
+    fn a_quick_child_is_read() {
+        let child = Command::new("echo").arg("hi").stdout(Stdio::piped()).spawn().unwrap();
+        assert_eq!(output_within(child, Duration::from_secs(30)).unwrap().stdout, b"hi\n");
+    }
+}
