@@ -114,10 +114,9 @@ fn choose(said: Option<&str>, environment: &Environment) -> Result<(PathBuf, Str
         })?;
         return Ok((executable, "VIRTUAL_ENV".to_owned()));
     }
-    if let Some(executable) = filled(LAUNCHED_BY).map(PathBuf::from) {
-        if is_executable(&executable) {
-            return Ok((executable, "it ran the ringhorn script".to_owned()));
-        }
+    let launched_by = filled(LAUNCHED_BY).map(PathBuf::from);
+    if let Some(executable) = launched_by.filter(|path| is_executable(path)) {
+        return Ok((executable, "it ran the ringhorn script".to_owned()));
     }
     let executable = on_path("python3", search).ok_or_else(|| {
         not_found("there is no python3 on PATH", "say which interpreter with --python PATH")

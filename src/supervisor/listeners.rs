@@ -364,10 +364,11 @@ impl Drop for SocketFile {
     fn drop(&mut self) {
         let ours = fs::symlink_metadata(&self.path)
             .is_ok_and(|facts| (facts.dev(), facts.ino()) == (self.device, self.inode));
-        if ours {
-            if let Err(error) = fs::remove_file(&self.path) {
-                tracing::warn!("cannot remove {}: {error}", self.path.display());
-            }
+        if !ours {
+            return;
+        }
+        if let Err(error) = fs::remove_file(&self.path) {
+            tracing::warn!("cannot remove {}: {error}", self.path.display());
         }
     }
 }
