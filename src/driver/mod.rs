@@ -2,7 +2,7 @@
 //!
 //! Where it stands in the walk of a request: first and last. `event_loop` asks for operations,
 //! calls [`Driver::turn`] once a turn, and acts on the completions only after all of them were
-//! copied out. `uring.rs` drives a kernel ring, `sim.rs` plays scripted faults to the same loop; an
+//! copied out. `uring/` drives a kernel ring, `sim/` plays scripted faults to the same loop; an
 //! epoll back end has its place here later. Nothing above this room knows which one runs.
 //!
 //! Invariants:
@@ -14,9 +14,15 @@
 //! - Memory given to an operation stays valid and unmoved until its completion was returned.
 //! - A completion carries the generation its operation was asked with; the loop drops stale ones.
 
+pub mod counters;
+pub mod sim;
+pub mod uring;
+
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
+
+pub use counters::Counters;
 
 /// A connection's number: the loop's table index and the driver's direct-descriptor slot.
 pub type ConnectionIndex = u32;
@@ -40,11 +46,12 @@ pub enum Kind {
     /// buffer was free; ask again when one was recycled. `-ECANCELED`: the accept it was linked to
     /// failed, or it was cancelled).
     Received,
-    /// A send: `result` is the bytes that went out (all of them unless the peer failed), or a
-    /// negative errno.
+    /// A send: `result` is the bytes that went out (all of them unless the peer failed or the send
+    /// was cancelled on the way), or a negative errno.
     Sent,
     /// The descriptor slot is free again: after `close`, or after a send with [`After::Close`]
-    /// (then `result` is the send's outcome: bytes out or a negative errno).
+    /// (then `result` is the send's outcome: bytes out, fewer than asked when it was cut, or a
+    /// negative errno).
     Closed,
     /// A spool file write or read: bytes or a negative errno.
     FileDone,
@@ -70,6 +77,7 @@ pub struct Completion {
     /// Bytes, 0, or a negative errno, as [`Kind`] says.
     pub result: i32,
     /// The provided buffer that a [`Kind::Received`] filled, for `recv` (not for `recv_into`).
+    /// Always there when `result` > 0, never when it is not: then there is nothing to recycle.
     pub buffer: Option<BufferId>,
     /// For `Received`: the kernel says that more bytes already wait in the socket.
     pub more: bool,
@@ -102,11 +110,18 @@ pub struct Piece {
 /// driver.
 pub trait Driver {
     /// Registers a listener; accepts are armed on it by its number in order of registration.
+    ///
+    /// # Errors
+    /// The table of listeners is full, or the descriptor is not a socket.
     fn add_listener(&mut self, listener: BorrowedFd<'_>) -> std::io::Result<usize>;
+    /// Gives up the driver's own reference to a listener, which would keep the socket listening
+    /// after its owner closed it. Call it at drain, when the accepts armed on it have completed.
+    fn remove_listener(&mut self, listener: usize);
     /// Arms one one-shot accept into the free slot `token.connection`, linked to a first receive
     /// with a provided buffer. Completes as `Accepted` and then, apart, as `Received`.
     fn accept(&mut self, listener: usize, token: Token);
-    /// The peer's address of the accept that just completed (`None` for Unix sockets).
+    /// The peer's address of the accept that just completed (`None` for Unix sockets). Known until
+    /// the next [`turn`](Driver::turn).
     fn peer(&self, connection: ConnectionIndex) -> Option<SocketAddr>;
     /// Receives into a provided buffer. `poll_first`: nothing is expected yet (an idle keep-alive
     /// connection).
@@ -145,11 +160,18 @@ pub trait Driver {
     fn recycle(&mut self, buffer: BufferId);
     /// Provided buffers free now: the loop defers receives while none is.
     fn buffers_free(&self) -> usize;
-    /// Watches the loop's bell (an eventfd) for ever; each ring is one `Bell` completion.
+    /// What the driver counted since its start.
+    fn counters(&self) -> &Counters;
+    /// Watches the loop's bell (an eventfd) for ever; each ring is one `Bell` completion, several
+    /// rings between two turns may be one.
+    ///
+    /// # Errors
+    /// `EMFILE`: the driver keeps a descriptor of its own.
     fn watch_bell(&mut self, bell: BorrowedFd<'_>) -> std::io::Result<()>;
     /// Submits what was asked for and takes what completed. `wait`: None = until something
     /// completes, Some(0) = do not wait. Appends to `out` (not cleared) at most the driver's batch
-    /// bound.
+    /// bound, and perhaps nothing: a signal ends the wait, and so does what the driver settles by
+    /// itself.
     ///
     /// # Errors
     /// Only when the ring itself is broken: the loop must end.

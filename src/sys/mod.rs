@@ -1,6 +1,13 @@
 //! Thin safe wrappers over system calls that std does not have.
+//!
+//! Stands beside the walk of a request: every room that needs the kernel for something other than a
+//! socket asks here. Invariant: every function is safe to call in any order from any thread; a
+//! descriptor is always an owned value, closed at drop.
 
 pub mod descriptors;
+pub mod eventfd;
 pub mod local_time;
 pub mod process;
+pub mod reserve;
+pub mod rlimit;
 pub mod signals;

@@ -1,0 +1,1 @@
+//! A scripted driver that plays faults to the loop (being furnished).
