@@ -4,10 +4,13 @@
 //! socket asks here. Invariant: every function is safe to call in any order from any thread; a
 //! descriptor is always an owned value, closed at drop.
 
+pub mod clock;
 pub mod descriptors;
+pub mod errno;
 pub mod eventfd;
 pub mod local_time;
 pub mod process;
 pub mod reserve;
 pub mod rlimit;
 pub mod signals;
+pub mod spool;
