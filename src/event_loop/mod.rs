@@ -1,1 +1,71 @@
-//! (room not furnished yet)
+//! One event loop: a thread, a ring, a share of the connections.
+//!
+//! Where it stands in the walk of a request: everywhere but in the application. A turn is
+//! submit → reap → act: [`EventLoop::turn`] asks the driver once, copies what completed, and only then
+//! acts on it; what is decided is carried out at once and reaches the kernel with the next turn's one
+//! `enter`.
+//!
+//! | file | step |
+//! |---|---|
+//! | `accept.rs` | accept completion → a connection |
+//! | `receive.rs` | bytes → codec → head, body or rest |
+//! | `admission.rs` | head → refused, gathered or dispatched |
+//! | `gather.rs` | bodies in memory, in spool files, into the ring |
+//! | `dispatch.rs`, `request_record.rs` | slot, record, ready queue |
+//! | `reply.rs` | news → send → slot given back → next request or close |
+//! | `close.rs`, `expiry.rs`, `deadlines.rs` | ends and deadlines |
+//! | `commands.rs`, `messages.rs` | the supervisor |
+//! | `intents.rs` | what was decided → driver operations |
+//!
+//! Invariants: the thread never blocks but in the driver's turn, never runs an application, and never
+//! acts while completions are being drained. Before it sleeps without a timer it has seen every ready
+//! queue empty and then every bitmap empty.
+
+mod accept;
+mod access;
+mod admission;
+mod close;
+mod commands;
+pub mod deadlines;
+mod dispatch;
+mod expiry;
+mod gather;
+#[allow(unsafe_code)] // Hands memory to the kernel; see the file.
+mod intents;
+pub mod messages;
+mod receive;
+mod reply;
+mod request_record;
+mod start;
+mod state;
+mod table;
+mod turn;
+
+pub use messages::{Command, Report};
+pub use start::{LoopSetup, connection_numbers, start};
+
+use accept::Listener;
+use state::State;
+
+use crate::driver::{Completion, ConnectionIndex, Driver};
+use crate::sys::eventfd::EventFd;
+
+/// See the module.
+#[derive(Debug)]
+pub struct EventLoop<D: Driver> {
+    driver: D,
+    state: State,
+    listeners: Vec<Listener>,
+    completions: Vec<Completion>,
+    reports_bell: EventFd,
+    due: Vec<ConnectionIndex>,
+    last_accept_ns: u64,
+    drain_began_ns: u64,
+    drain_ends_ns: u64,
+    pause_ends_ns: Option<u64>,
+    is_disarmed: bool,
+    has_closed_idle: bool,
+    has_drained: bool,
+    /// The bell rang since commands were last looked at.
+    has_rung: bool,
+}

@@ -170,6 +170,14 @@ impl LoopEnd {
     pub fn unsent(&self, slot: SlotIndex) -> [RawPiece; 2] {
         unimplemented!()
     }
+    /// Appends the first `bytes` of `unsent` to `into` (a safe copy; `bytes` at most what is unsent).
+    pub fn copy_unsent(&self, slot: SlotIndex, bytes: usize, into: &mut Vec<u8>) {
+        unimplemented!()
+    }
+    /// The number of the worker whose seat this is.
+    pub fn worker_of(&self, seat: u16) -> Option<u32> {
+        unimplemented!()
+    }
     pub fn sent(&mut self, slot: SlotIndex, bytes: usize) {
         unimplemented!()
     }

@@ -1,0 +1,197 @@
+//! What the supervisor asks of the loop, and the end of a worker.
+//!
+//! Where it stands in the walk of a request: beside it, at the end of a turn.
+//!
+//! Invariants:
+//! - A worker's death is acknowledged only after everything it finished was sent on its way and
+//!   everything it ran was answered for: then its seats' numbers may be used again.
+//! - Reports that someone waits for are kept until the channel takes them; log records are not.
+
+use std::time::Duration;
+
+use super::EventLoop;
+use super::messages::{Command, Report};
+use super::state::{Mode, Pool, State};
+use crate::connection::Phase;
+use crate::driver::Driver;
+use ringhorn_exchange::LoopEnd;
+
+impl<D: Driver> EventLoop<D> {
+    /// Carries out what the supervisor asked since the last turn.
+    pub(super) fn take_commands(&mut self) {
+        while let Ok(command) = self.state.commands.try_recv() {
+            match command {
+                Command::OpenAccepts => {
+                    if self.state.mode == Mode::Closed {
+                        self.state.mode = Mode::Open;
+                    }
+                }
+                Command::WorkerJoined { pool, seats } => {
+                    self.state.pools[usize::from(pool)].end.worker_joined(seats);
+                }
+                Command::WorkerDied { pool, worker } => self.state.on_worker_died(pool, worker),
+                Command::Generations { pool, floor, ceiling } => {
+                    self.state.pools[usize::from(pool)].end.set_generations(floor, ceiling);
+                }
+                Command::ReplacePool { pool, end } => self.state.replace_pool(pool, *end),
+                Command::Drain { within } => self.begin_drain(within),
+                Command::Quit => self.state.mode = Mode::Stopping,
+            }
+        }
+    }
+
+    fn begin_drain(&mut self, within: Duration) {
+        if self.state.is_draining() {
+            return;
+        }
+        self.state.mode = Mode::Draining;
+        self.drain_began_ns = self.state.now_ns;
+        self.drain_ends_ns = self.state.now_ns.saturating_add(within.as_nanos() as u64);
+        for pool in &mut self.state.pools {
+            pool.end.set_closing(true);
+        }
+    }
+
+    /// Goes on with a drain: the backlog first, then what is idle, then what is still busy at the end.
+    pub(super) fn step_drain(&mut self) {
+        if self.state.mode != Mode::Draining || !self.is_backlog_dry() {
+            return;
+        }
+        self.disarm_accepts();
+        let is_over = self.state.now_ns >= self.drain_ends_ns;
+        if !self.has_closed_idle || is_over {
+            self.has_closed_idle = true;
+            self.state.close_for_drain(is_over);
+        }
+        if self.state.table.open() == 0 && !self.has_drained {
+            self.has_drained = true;
+            let event_loop = self.state.index;
+            self.state.report_surely(Report::Drained { event_loop });
+        }
+    }
+}
+
+impl State {
+    /// Closes idle connections; at the drain's end every other one too.
+    fn close_for_drain(&mut self, is_over: bool) {
+        for index in self.table.in_use() {
+            match self.table[index].phase {
+                Phase::Head if self.table[index].stashed() == 0 => self.begin_close(index),
+                Phase::Head | Phase::Body | Phase::Reply | Phase::OwnReply | Phase::Drain
+                    if is_over =>
+                {
+                    self.table[index].linger = false;
+                    self.give_up(index, "graceful-timeout");
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Answers for what a dead worker ran, behind what it had finished.
+    fn on_worker_died(&mut self, pool: u8, worker: u32) {
+        let place = usize::from(pool);
+        self.sweep(place);
+        let mut owned = Vec::new();
+        let died = self.pools[place].end.worker_died(worker, &mut owned);
+        // Replies that were whole before the death are news now.
+        self.sweep(place);
+        for slot in owned {
+            let owner = self.pools[place].owners.get(slot as usize).copied().flatten();
+            let Some((index, generation)) = owner else { continue };
+            if self.table[index].generation == generation {
+                self.answer_for_dead(index);
+            }
+        }
+        if let Err(impossible) = died {
+            self.report_impossible(pool, impossible);
+        }
+        let event_loop = self.index;
+        self.report_surely(Report::DeathAcknowledged { event_loop, pool, worker });
+    }
+
+    /// The pool's shared words cannot be true: its requests are answered for, and nothing more is asked
+    /// of it until the supervisor replaced its segments.
+    pub fn condemn(&mut self, pool: u8, why: &'static str) {
+        let place = usize::from(pool);
+        if self.pools[place].is_condemned {
+            return;
+        }
+        self.pools[place].is_condemned = true;
+        let event_loop = self.index;
+        self.report_surely(Report::PoolCondemned { event_loop, pool, why });
+        for (index, generation) in
+            std::mem::take(&mut self.pools[place].owners).into_iter().flatten()
+        {
+            if self.table[index].generation == generation {
+                // The books of a condemned pool are closed: nothing is asked of its slots any more.
+                self.table[index].ticket = None;
+                self.inflight -= 1;
+                self.answer_for_dead(index);
+            }
+        }
+    }
+
+    /// A condemned pool's new segments.
+    fn replace_pool(&mut self, pool: u8, end: LoopEnd) {
+        let place = usize::from(pool);
+        let incarnation = self.pools[place].incarnation + 1;
+        let old = std::mem::replace(&mut self.pools[place], Pool::new(end, incarnation));
+        // The kernel may still read the old rings: they are unmapped when nothing is in flight.
+        if old.kernel_holds > 0 {
+            self.retired_pools.push(old);
+        }
+        if self.is_draining() {
+            self.pools[usize::from(pool)].end.set_closing(true);
+        }
+    }
+
+    /// Takes the news of a pool and acts on it.
+    pub fn sweep(&mut self, pool: usize) {
+        if self.pools[pool].is_condemned {
+            return;
+        }
+        let mut news = std::mem::take(&mut self.news);
+        news.clear();
+        self.pools[pool].end.sweep(&mut news);
+        for slot in &news {
+            self.on_news(pool, *slot);
+        }
+        self.news = news;
+    }
+
+    /// Reports something that someone waits for: kept until the channel takes it.
+    pub fn report_surely(&mut self, report: Report) {
+        self.unsent_reports.push_back(report);
+    }
+
+    /// Sends what [`report_surely`](State::report_surely) kept; returns whether anything went.
+    pub fn flush_reports(&mut self) -> bool {
+        let mut any = false;
+        while let Some(report) = self.unsent_reports.pop_front() {
+            if let Err(error) = self.reports.try_send(report) {
+                self.unsent_reports.push_front(error.into_inner());
+                break;
+            }
+            any = true;
+        }
+        any
+    }
+
+    /// Tells the operator something, at most [`INCIDENTS_PER_SECOND`] times a second.
+    pub fn incident(&mut self, text: String) {
+        let second = self.now_ns / 1_000_000_000;
+        if self.incident_second != second {
+            self.incident_second = second;
+            self.incidents_this_second = 0;
+        }
+        self.incidents_this_second += 1;
+        if self.incidents_this_second <= INCIDENTS_PER_SECOND {
+            let event_loop = self.index;
+            self.report_surely(Report::Incident { event_loop, text });
+        }
+    }
+}
+
+/// Lines of one loop a second in the server's log about clients' and listeners' faults.
+const INCIDENTS_PER_SECOND: u32 = 10;

@@ -1,0 +1,106 @@
+//! What a passed deadline means: it depends on what the connection waits for.
+//!
+//! Where it stands in the walk of a request: beside it; called once a tick at most.
+//!
+//! Invariants: a passed deadline is cleared; whoever still waits sets a new one.
+
+use std::time::Duration;
+
+use super::deadlines::TICK_MS;
+use super::state::State;
+use crate::connection::{Intent, Phase, Sending};
+use crate::driver::ConnectionIndex;
+use crate::http::Rejection;
+
+impl State {
+    /// The connection's deadline passed.
+    pub fn on_deadline(&mut self, index: ConnectionIndex) {
+        match self.table[index].phase {
+            Phase::Head if self.table[index].is_head_begun => self.refuse(index, HEAD_TIMEOUT),
+            // An idle connection, or one that never sent a byte.
+            Phase::Head => self.begin_close(index),
+            Phase::Body => self.on_body_timeout(index),
+            Phase::Reply => self.on_reply_deadline(index),
+            Phase::OwnReply | Phase::Drain => {
+                self.table[index].linger = false;
+                self.table[index].gone = true;
+                self.begin_close(index);
+            }
+            Phase::Accept | Phase::Close | Phase::Free => {}
+        }
+    }
+
+    fn on_reply_deadline(&mut self, index: ConnectionIndex) {
+        if matches!(self.table[index].sending, Sending::Ring | Sending::Buffer) {
+            self.on_send_timeout(index);
+            return;
+        }
+        if !self.table[index].is_request_read() && !self.table[index].spooling {
+            self.on_streamed_body_timeout(index);
+            return;
+        }
+        if self.is_queued(index) {
+            if self.table[index].peer_finished {
+                self.give_up(index, "client-closed");
+                return;
+            }
+            if let Some(bound) = self.settings.queue_timeout
+                && self.waited(index) >= bound
+            {
+                self.overloaded(index, "the request waited longer than --queue-timeout");
+                return;
+            }
+        }
+        self.listen_while_waiting(index);
+        self.set_waiting_deadline(index);
+    }
+
+    fn on_streamed_body_timeout(&mut self, index: ConnectionIndex) {
+        let body_waits = self.table[index].receiving;
+        if body_waits {
+            self.break_body(index);
+        } else {
+            // The application does not read: that is its time, not the client's.
+            self.set_deadline(index, self.settings.body_timeout);
+        }
+    }
+
+    /// Sets the next look at a request that waits in the exchange.
+    pub fn set_waiting_deadline(&mut self, index: ConnectionIndex) {
+        let tick = Duration::from_millis(TICK_MS);
+        let until_timeout = self
+            .settings
+            .queue_timeout
+            .filter(|_| self.table[index].queued_ns != 0)
+            .map(|bound| bound.saturating_sub(self.waited(index)).max(tick));
+        let needs_watch = !self.table[index].receiving && !self.table[index].peer_finished;
+        match (until_timeout, needs_watch) {
+            (Some(wait), true) => self.set_deadline(index, wait.min(tick)),
+            (Some(wait), false) if self.is_queued(index) => self.set_deadline(index, wait),
+            (_, true) => self.set_deadline(index, tick),
+            _ => self.wheel.clear(&mut self.table, index),
+        }
+    }
+
+    /// Hears whether the client of a closing connection leaves while it waits. Armed only for requests
+    /// that wait long: a quick one closes behind its send without a cancel.
+    fn listen_while_waiting(&mut self, index: ConnectionIndex) {
+        let connection = &self.table[index];
+        if !connection.receiving && !connection.peer_finished && connection.stashed() == 0 {
+            self.intend(index, Intent::Receive { idle: true });
+        }
+    }
+
+    /// Whether no seat has claimed the request yet.
+    fn is_queued(&mut self, index: ConnectionIndex) -> bool {
+        let Some((pool, _, slot)) = self.ticket(index) else { return false };
+        pool.end.progress(slot).is_ok_and(|progress| progress.claimed_by.is_none())
+    }
+
+    fn waited(&self, index: ConnectionIndex) -> Duration {
+        Duration::from_nanos(self.now_ns.saturating_sub(self.table[index].queued_ns))
+    }
+}
+
+const HEAD_TIMEOUT: Rejection =
+    Rejection { status: 408, reason: "the request head stopped coming (--header-timeout)" };

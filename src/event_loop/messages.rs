@@ -1,0 +1,114 @@
+//! What the supervisor tells a loop, and what a loop tells the supervisor.
+//!
+//! Where it stands in the walk of a request: beside it. Both directions are bounded channels
+//! (`config/limits.rs`); a command is followed by a ring of the loop's bell, since a sleeping loop
+//! watches nothing else.
+//!
+//! Invariants: commands are never dropped (the supervisor waits for room), reports may be: whoever
+//! needs an answer repeats the command. `DeathAcknowledged`, `KillWorker`, `PoolCondemned`, `Drained`
+//! and `Stopped` go through a channel of their own size class and are never dropped by a full log.
+
+use std::time::Duration;
+
+use ringhorn_exchange::{LoopEnd, WorkerSeats};
+
+use crate::log::AccessRecord;
+
+/// From the supervisor to one loop.
+#[derive(Debug)]
+pub enum Command {
+    /// The first worker is READY: accept.
+    OpenAccepts,
+    /// A worker is READY and its seats may be woken.
+    WorkerJoined {
+        /// Which pool.
+        pool: u8,
+        /// Its seats.
+        seats: WorkerSeats,
+    },
+    /// A worker's process ended: answer for what it ran, then acknowledge.
+    WorkerDied {
+        /// Which pool.
+        pool: u8,
+        /// Its number.
+        worker: u32,
+    },
+    /// Which generations may pull.
+    Generations {
+        /// Which pool.
+        pool: u8,
+        /// The oldest that pulls.
+        floor: u32,
+        /// The newest that pulls.
+        ceiling: u32,
+    },
+    /// A condemned pool's new segments; its workers are dead and acknowledged.
+    ReplacePool {
+        /// Which pool.
+        pool: u8,
+        /// The loop's end of the new segments.
+        end: Box<LoopEnd>,
+    },
+    /// Graceful stop: drain the backlog, finish what runs, close what is idle, then report `Drained`.
+    Drain {
+        /// Connections still busy after this long are cut.
+        within: Duration,
+    },
+    /// End the thread now.
+    Quit,
+}
+
+/// From a loop to the supervisor.
+#[derive(Debug)]
+pub enum Report {
+    /// A finished request, for the access log.
+    Access(Box<AccessRecord>),
+    /// Something an operator should read; rate-limited by the loop.
+    Incident {
+        /// Which loop.
+        event_loop: u16,
+        /// What happened, one sentence.
+        text: String,
+    },
+    /// Every trace of a dead worker is gone from this loop: its seats may be used again.
+    DeathAcknowledged {
+        /// Which loop.
+        event_loop: u16,
+        /// Which pool.
+        pool: u8,
+        /// Its number.
+        worker: u32,
+    },
+    /// A seat stated an impossible value: its worker is to be killed.
+    KillWorker {
+        /// Which loop.
+        event_loop: u16,
+        /// Which pool.
+        pool: u8,
+        /// The seat.
+        seat: u16,
+        /// What was impossible.
+        why: &'static str,
+    },
+    /// The pool's shared words are impossible: its workers are to be killed, its segments replaced.
+    PoolCondemned {
+        /// Which loop.
+        event_loop: u16,
+        /// Which pool.
+        pool: u8,
+        /// What was impossible.
+        why: &'static str,
+    },
+    /// The drain is over: no connection is open.
+    Drained {
+        /// Which loop.
+        event_loop: u16,
+    },
+    /// The driver broke: the server must end.
+    Failed {
+        /// Which loop.
+        event_loop: u16,
+        /// The driver's words.
+        error: std::io::Error,
+    },
+}

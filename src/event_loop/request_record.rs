@@ -1,0 +1,310 @@
+//! A request head as environ variables: what is written into the slot's record.
+//!
+//! Where it stands in the walk of a request: inside `dispatch.rs`. Names are CGI names already
+//! (RFC 3875 §4.1; PEP 3333 "environ Variables"), values the bytes as received.
+//!
+//! Invariants:
+//! - Each variable is written once: repeated fields are joined by ", ", cookies by "; " (RFC 9110 §5.3,
+//!   RFC 6265 §5.4), other repeated uwsgi keys count by their last value.
+//! - CONTENT_LENGTH is what the server counts, not what a field said; Transfer-Encoding is gone: the
+//!   server undid it.
+//! - Nothing a client sends becomes `wsgi.*` or `ringhorn.*`.
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+
+use ringhorn_exchange::{KeyId, RecordWriter};
+
+use super::dispatch::Head;
+use super::state::REQUEST_ID_BYTES;
+use crate::config::ListenerFacts;
+use crate::http::{Field, Rejection, Version};
+use crate::protocol::http1::{FIELDS_MAX, RequestHead, percent_decode};
+use crate::protocol::uwsgi;
+
+/// Longest request id taken from a trusted peer.
+const REQUEST_ID_BYTES_MAX: usize = 128;
+
+/// What a record needs beside the head.
+#[derive(Debug)]
+pub struct RecordFacts<'a> {
+    /// Where the connection came in.
+    pub listener: &'a ListenerFacts,
+    /// The peer; `None` for Unix sockets.
+    pub peer: Option<SocketAddr>,
+    /// The peer may state facts about the client.
+    pub trusted: bool,
+    /// The body's length, where known.
+    pub content_length: Option<u64>,
+    /// The request id to use unless the peer gives one.
+    pub made_id: [u8; REQUEST_ID_BYTES],
+}
+
+impl RecordFacts<'_> {
+    /// The request's id: the trusted peer's, or the made one.
+    pub fn request_id<'r>(&'r self, head: &Head<'r>) -> &'r [u8] {
+        let given = match head {
+            Head::Http(head) if self.trusted => head.fields.value_of("x-request-id"),
+            Head::Uwsgi(packet, _) => value_of(packet, b"HTTP_X_REQUEST_ID"),
+            Head::Http(_) => None,
+        };
+        given.filter(|id| is_request_id(id)).unwrap_or(&self.made_id)
+    }
+
+    /// `wsgi.url_scheme` is https.
+    pub fn is_https(&self, head: &Head<'_>) -> bool {
+        match head {
+            Head::Http(head) if self.trusted => head
+                .fields
+                .value_of("x-forwarded-proto")
+                .is_some_and(|value| value.eq_ignore_ascii_case(b"https")),
+            Head::Http(_) => false,
+            Head::Uwsgi(_, head) => head.is_https,
+        }
+    }
+}
+
+/// Writes an HTTP request's variables.
+///
+/// # Errors
+/// The path's escapes are malformed: 400.
+pub fn write_http(
+    record: &mut RecordWriter<'_>,
+    head: &RequestHead<'_, '_>,
+    facts: &RecordFacts<'_>,
+    scratch: &mut Vec<u8>,
+) -> Result<(), Rejection> {
+    record.known(KeyId::REQUEST_METHOD, head.method);
+    record.known(KeyId::SCRIPT_NAME, b"");
+    write_path(record, head.path, scratch)?;
+    record.known(KeyId::QUERY_STRING, head.query);
+    record.known(KeyId::REQUEST_URI, head.target);
+    record.known(KeyId::SERVER_PROTOCOL, version_text(head.version));
+    record.known(KeyId::SERVER_NAME, facts.listener.server_name.as_bytes());
+    record.known(KeyId::SERVER_PORT, facts.listener.server_port.as_bytes());
+    write_peer(record, facts, scratch);
+    write_content_length(record, facts.content_length);
+    write_fields(record, head, scratch);
+    record.known(KeyId::REQUEST_ID, facts.request_id(&Head::Http(head)));
+    Ok(())
+}
+
+/// `HTTP/1.1` or `HTTP/1.0`.
+pub fn version_text(version: Version) -> &'static [u8] {
+    match version {
+        Version::Http10 => b"HTTP/1.0",
+        Version::Http11 => b"HTTP/1.1",
+    }
+}
+
+fn write_path(
+    record: &mut RecordWriter<'_>,
+    path: &[u8],
+    scratch: &mut Vec<u8>,
+) -> Result<(), Rejection> {
+    if memchr::memchr(b'%', path).is_none() {
+        record.known(KeyId::PATH_INFO, path);
+        return Ok(());
+    }
+    scratch.resize(path.len(), 0);
+    record.known(KeyId::PATH_INFO, percent_decode(path, scratch)?);
+    Ok(())
+}
+
+fn write_peer(record: &mut RecordWriter<'_>, facts: &RecordFacts<'_>, scratch: &mut Vec<u8>) {
+    // A Unix peer has no address: the variables are left out (PEP 3333: absent, not invented).
+    let Some(peer) = facts.peer else { return };
+    scratch.clear();
+    // Writing to a Vec cannot fail.
+    let _ = write!(scratch, "{}", peer.ip().to_canonical());
+    record.known(KeyId::REMOTE_ADDR, scratch);
+    scratch.clear();
+    let _ = write!(scratch, "{}", peer.port());
+    record.known(KeyId::REMOTE_PORT, scratch);
+}
+
+fn write_content_length(record: &mut RecordWriter<'_>, content_length: Option<u64>) {
+    let Some(mut bytes) = content_length else { return };
+    let mut digits = [0u8; 20];
+    let mut start = digits.len();
+    loop {
+        start -= 1;
+        digits[start] = b'0' + (bytes % 10) as u8;
+        bytes /= 10;
+        if bytes == 0 {
+            break;
+        }
+    }
+    record.known(KeyId::CONTENT_LENGTH, &digits[start..]);
+}
+
+/// Marks a field without a known key.
+const UNKNOWN: u8 = u8::MAX;
+const _: () = assert!(KeyId::COUNT <= 128);
+
+fn write_fields(record: &mut RecordWriter<'_>, head: &RequestHead<'_, '_>, scratch: &mut Vec<u8>) {
+    let mut keys = [UNKNOWN; FIELDS_MAX];
+    let (mut seen, mut repeated, mut unknown) = (0u128, 0u128, 0u32);
+    for (place, field) in head.fields.iter().enumerate() {
+        let Some(key) = KeyId::of_field(field.name) else {
+            unknown += 1;
+            continue;
+        };
+        keys[place] = key.index() as u8;
+        let bit = 1u128 << key.index();
+        repeated |= seen & bit;
+        seen |= bit;
+    }
+    let mut written =
+        (1u128 << KeyId::CONTENT_LENGTH.index()) | (1u128 << KeyId::HTTP_TRANSFER_ENCODING.index());
+    for (place, field) in head.fields.iter().enumerate() {
+        let Some(key) = KeyId::of_index(keys[place]).filter(|_| keys[place] != UNKNOWN) else {
+            write_unknown(record, head, place, &field, unknown > 1, scratch);
+            continue;
+        };
+        let bit = 1u128 << key.index();
+        if written & bit != 0 {
+            continue;
+        }
+        written |= bit;
+        if repeated & bit == 0 {
+            record.known(key, field.value);
+        } else {
+            let same = head.fields.iter().enumerate().filter(|(at, _)| keys[*at] == keys[place]);
+            record.known_joined(key, same.map(|(_, field)| field.value), separator(key));
+        }
+    }
+}
+
+fn separator(key: KeyId) -> &'static [u8] {
+    if key == KeyId::HTTP_COOKIE { b"; " } else { b", " }
+}
+
+/// A field whose name is in no table: written once, with the values of all fields of that name.
+fn write_unknown(
+    record: &mut RecordWriter<'_>,
+    head: &RequestHead<'_, '_>,
+    place: usize,
+    field: &Field<'_>,
+    may_repeat: bool,
+    scratch: &mut Vec<u8>,
+) {
+    let is_same = |other: &Field<'_>| other.name.eq_ignore_ascii_case(field.name);
+    if may_repeat && head.fields.iter().take(place).any(|other| is_same(&other)) {
+        return;
+    }
+    environ_name(field.name, scratch);
+    if may_repeat && head.fields.iter().skip(place + 1).any(|other| is_same(&other)) {
+        let same = head.fields.iter().filter(|other| is_same(other));
+        record.named_joined(scratch, same.map(|field| field.value), b", ");
+    } else {
+        record.named(scratch, field.value);
+    }
+}
+
+/// `X-Thing` as `HTTP_X_THING` (RFC 3875 §4.1.18).
+pub fn environ_name(field_name: &[u8], out: &mut Vec<u8>) {
+    out.clear();
+    out.extend_from_slice(b"HTTP_");
+    out.extend(field_name.iter().map(|byte| match byte {
+        b'-' => b'_',
+        byte => byte.to_ascii_uppercase(),
+    }));
+}
+
+/// Writes a uwsgi packet's variables, those that are passed on, and what PEP 3333 demands beside them.
+pub fn write_uwsgi(
+    record: &mut RecordWriter<'_>,
+    packet: &uwsgi::Packet<'_>,
+    head: &uwsgi::RequestHead<'_>,
+    facts: &RecordFacts<'_>,
+) {
+    let or = |value: Option<&[u8]>| value.is_none_or(<[u8]>::is_empty);
+    let server_name = value_of(packet, b"SERVER_NAME");
+    let server_port = value_of(packet, b"SERVER_PORT");
+    record.known(KeyId::REQUEST_METHOD, head.method);
+    record.known(KeyId::SCRIPT_NAME, head.script_name.unwrap_or(b""));
+    record.known(KeyId::PATH_INFO, head.path_info.unwrap_or(b""));
+    record.known(KeyId::QUERY_STRING, head.query.unwrap_or(b""));
+    record.known(
+        KeyId::SERVER_PROTOCOL,
+        head.protocol.filter(|text| !text.is_empty()).unwrap_or(b"HTTP/1.1"),
+    );
+    if or(server_name) {
+        record.known(KeyId::SERVER_NAME, facts.listener.server_name.as_bytes());
+    }
+    if or(server_port) {
+        record.known(KeyId::SERVER_PORT, facts.listener.server_port.as_bytes());
+    }
+    write_content_length(record, facts.content_length);
+    let mut seen = (1u128 << KeyId::REQUEST_METHOD.index())
+        | (1u128 << KeyId::SCRIPT_NAME.index())
+        | (1u128 << KeyId::PATH_INFO.index())
+        | (1u128 << KeyId::QUERY_STRING.index())
+        | (1u128 << KeyId::SERVER_PROTOCOL.index())
+        | (1u128 << KeyId::CONTENT_LENGTH.index());
+    for (place, (key, value)) in packet.passed_on().enumerate() {
+        let is_unset_server = value.is_empty() && matches!(key, b"SERVER_NAME" | b"SERVER_PORT");
+        if !is_unset_server {
+            write_variable(record, packet, place, key, value, &mut seen);
+        }
+    }
+    record.known(KeyId::REQUEST_ID, facts.request_id(&Head::Uwsgi(packet, head)));
+}
+
+fn write_variable(
+    record: &mut RecordWriter<'_>,
+    packet: &uwsgi::Packet<'_>,
+    place: usize,
+    key: &[u8],
+    value: &[u8],
+    seen: &mut u128,
+) {
+    let known = KeyId::of_environ(key);
+    let is_repeat = match known {
+        Some(id) => *seen & (1u128 << id.index()) != 0,
+        None => packet.passed_on().take(place).any(|(other, _)| other == key),
+    };
+    if is_repeat {
+        return;
+    }
+    if let Some(id) = known {
+        *seen |= 1u128 << id.index();
+    }
+    let mut same = packet.passed_on().skip(place + 1).filter(|(other, _)| *other == key);
+    let Some((_, second)) = same.next() else {
+        match known {
+            Some(id) => record.known(id, value),
+            None => record.named(key, value),
+        }
+        return;
+    };
+    let separator: &[u8] = match uwsgi::repeat_rule(key) {
+        uwsgi::Repeat::JoinByComma => b", ",
+        uwsgi::Repeat::JoinBySemicolon => b"; ",
+        uwsgi::Repeat::LastCounts => {
+            let last = same.last().map_or(second, |(_, value)| value);
+            match known {
+                Some(id) => record.known(id, last),
+                None => record.named(key, last),
+            }
+            return;
+        }
+    };
+    let all = packet.passed_on().filter(|(other, _)| *other == key).map(|(_, value)| value);
+    match known {
+        Some(id) => record.known_joined(id, all, separator),
+        None => record.named_joined(key, all, separator),
+    }
+}
+
+/// The first value of a packet's variable.
+pub fn value_of<'b>(packet: &uwsgi::Packet<'b>, name: &[u8]) -> Option<&'b [u8]> {
+    packet.variables().find(|(key, _)| *key == name).map(|(_, value)| value)
+}
+
+/// What may stand in a log line and an environ value unescaped, and is not absurdly long.
+fn is_request_id(id: &[u8]) -> bool {
+    (1..=REQUEST_ID_BYTES_MAX).contains(&id.len())
+        && id.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:+/=@".contains(byte))
+}

@@ -1,0 +1,286 @@
+//! Everything an event loop knows, apart from its driver.
+//!
+//! The rooms of the loop (`receive`, `admission`, `gather`, `dispatch`, `reply`, `expiry`, `close`…)
+//! are `impl` blocks of [`State`]: they read completions' facts and decide, and what they decide is
+//! pushed as an [`Intent`]; the driver is touched only afterwards, by `intents.rs` and `accept.rs`.
+//! So received bytes can be parsed in the driver's buffer while the state changes.
+//!
+//! Invariants: one thread owns a `State`; nothing in it blocks; every queue in it is bounded by the
+//! connection table.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, TrySendError};
+use ringhorn_exchange::LoopEnd;
+
+use super::deadlines::TimerWheel;
+use super::messages::{Command, Report};
+use super::table::Table;
+use crate::config::{ListenerFacts, ListenerProtocol, LoopSettings};
+use crate::connection::{Connection, Intent, Ticket};
+use crate::driver::ConnectionIndex;
+use crate::metrics::LoopCounters;
+
+/// Whether the loop takes new connections and keeps old ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// No worker is ready yet: listeners hold the clients.
+    Closed,
+    /// Accepting and serving.
+    Open,
+    /// Serving what came, accepting until the backlog is dry, closing what falls idle.
+    Draining,
+    /// The thread ends after this turn.
+    Stopping,
+}
+
+/// The loop's end of one pool's exchange, and which connection waits on each of its slots.
+#[derive(Debug)]
+pub struct Pool {
+    /// Slots, queue and rings.
+    pub end: LoopEnd,
+    /// By slot: the connection's number and generation.
+    pub owners: Vec<Option<(ConnectionIndex, u32)>>,
+    /// Something was queued since seats were last woken.
+    pub has_fresh_work: bool,
+    /// When a seat was last woken for work that had waited, nanoseconds.
+    pub woken_at_ns: u64,
+    /// Counts the replacements of the pool's segments.
+    pub incarnation: u32,
+    /// Sends in flight that read the pool's rings.
+    pub kernel_holds: u32,
+    /// The pool answered with impossible values: nothing more is asked of it until it is replaced.
+    pub is_condemned: bool,
+}
+
+impl Pool {
+    /// A pool of which no slot is in use.
+    pub fn new(end: LoopEnd, incarnation: u32) -> Pool {
+        Pool {
+            end,
+            owners: Vec::new(),
+            has_fresh_work: false,
+            woken_at_ns: 0,
+            incarnation,
+            kernel_holds: 0,
+            is_condemned: false,
+        }
+    }
+
+    /// Notes who waits on a slot.
+    pub fn set_owner(&mut self, slot: u32, owner: Option<(ConnectionIndex, u32)>) {
+        let place = slot as usize;
+        if self.owners.len() <= place {
+            self.owners.resize(place + 1, None);
+        }
+        self.owners[place] = owner;
+    }
+}
+
+/// A bound shared by all connections of the loop.
+#[derive(Clone, Copy, Debug)]
+pub struct Budget {
+    used: u64,
+    max: u64,
+}
+
+impl Budget {
+    /// Nothing used of `max`.
+    pub fn new(max: u64) -> Budget {
+        Budget { used: 0, max }
+    }
+
+    /// Takes `bytes` if the bound allows it.
+    pub fn try_take(&mut self, bytes: u64) -> bool {
+        let fits = self.used.saturating_add(bytes) <= self.max;
+        if fits {
+            self.used += bytes;
+        }
+        fits
+    }
+
+    /// Gives bytes back.
+    pub fn give(&mut self, bytes: u64) {
+        debug_assert!(bytes <= self.used);
+        self.used = self.used.saturating_sub(bytes);
+    }
+
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct State {
+    /// Which loop of the server this is.
+    pub index: u16,
+    /// What was configured.
+    pub settings: Arc<LoopSettings>,
+    /// The connections.
+    pub table: Table,
+    /// Their deadlines.
+    pub wheel: TimerWheel,
+    /// The exchange, a pool each.
+    pub pools: Vec<Pool>,
+    /// Condemned pools whose rings the kernel still reads.
+    pub retired_pools: Vec<Pool>,
+    /// Slots that changed, collected here by each sweep.
+    pub news: Vec<u32>,
+    /// Reports that someone waits for and the channel had no room for.
+    pub unsent_reports: VecDeque<Report>,
+    /// The second in which incidents were last reported, and how many.
+    pub incident_second: u64,
+    /// See `incident_second`.
+    pub incidents_this_second: u32,
+    /// What the driver is to do, in order.
+    pub intents: VecDeque<(ConnectionIndex, Intent)>,
+    /// Connections with whole requests in their stash, served once the turn's completions are.
+    pub ready: VecDeque<ConnectionIndex>,
+    /// Connections whose receive found no provided buffer.
+    pub starving: VecDeque<ConnectionIndex>,
+    /// Connections that wait for buffer memory or spool room.
+    pub stalled: VecDeque<ConnectionIndex>,
+    /// Gathered bodies and buffered responses.
+    pub memory: Budget,
+    /// Spool files.
+    pub disk: Budget,
+    /// Requests in the exchange.
+    pub inflight: u32,
+    /// This loop's share of `--max-inflight`.
+    pub inflight_max: u32,
+    /// What the loop does with clients.
+    pub mode: Mode,
+    /// Monotonic time of this turn, nanoseconds.
+    pub now_ns: u64,
+    /// Commands from the supervisor.
+    pub commands: Receiver<Command>,
+    /// Reports to the supervisor.
+    pub reports: Sender<Report>,
+    /// Counted for metrics.
+    pub counters: Arc<LoopCounters>,
+    /// Makes request ids: the boot's nonce and a count.
+    pub request_ids: RequestIds,
+    /// CGI names and joined values are built here.
+    pub scratch: Vec<u8>,
+}
+
+impl State {
+    /// Asks for `intent` once the state is settled.
+    pub fn intend(&mut self, index: ConnectionIndex, intent: Intent) {
+        self.intents.push_back((index, intent));
+    }
+
+    /// Sets the connection's deadline; a zero duration means that the option is off.
+    pub fn set_deadline(&mut self, index: ConnectionIndex, after: Duration) {
+        if after.is_zero() {
+            self.wheel.clear(&mut self.table, index);
+        } else {
+            self.wheel.set(&mut self.table, index, self.now_ns, after);
+        }
+    }
+
+    /// The listener's facts of a connection.
+    pub fn listener(&self, index: ConnectionIndex) -> &ListenerFacts {
+        &self.settings.listeners[usize::from(self.table[index].listener)]
+    }
+
+    /// Whether the connection speaks uwsgi.
+    pub fn is_uwsgi(&self, index: ConnectionIndex) -> bool {
+        self.listener(index).protocol == ListenerProtocol::Uwsgi
+    }
+
+    /// The pool and slot that a connection's request is in, and the connection.
+    pub fn ticket(&mut self, index: ConnectionIndex) -> Option<(&mut Pool, &mut Connection, u32)> {
+        let Ticket { pool, slot } = self.table[index].ticket?;
+        Some((&mut self.pools[usize::from(pool)], &mut self.table[index], slot))
+    }
+
+    /// The kernel's hold on a slot's ring ended: the send that read it completed.
+    pub fn release_ring(&mut self, index: ConnectionIndex) {
+        let Some(hold) = self.table[index].ring_hold.take() else { return };
+        let pool = &mut self.pools[usize::from(hold.ticket.pool)];
+        if pool.incarnation == hold.incarnation {
+            pool.kernel_holds -= 1;
+            pool.end.kernel_released(hold.ticket.slot);
+            return;
+        }
+        for retired in &mut self.retired_pools {
+            if retired.incarnation == hold.incarnation {
+                retired.kernel_holds -= 1;
+            }
+        }
+        self.retired_pools.retain(|retired| retired.kernel_holds > 0);
+    }
+
+    /// Sends a report; a full channel drops it and counts (the loop never waits).
+    pub fn report(&mut self, report: Report) {
+        match self.reports.try_send(report) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
+                self.counters.reports_dropped.add(1);
+            }
+        }
+    }
+
+    /// Whether connections are to be closed after their reply.
+    pub fn is_draining(&self) -> bool {
+        matches!(self.mode, Mode::Draining | Mode::Stopping)
+    }
+}
+
+/// Makes request ids that are unique over loops and restarts: `nonce-loop-count` in hexadecimal.
+#[derive(Debug)]
+pub struct RequestIds {
+    prefix: [u8; 10],
+    count: u64,
+}
+
+/// Length of a made request id.
+pub const REQUEST_ID_BYTES: usize = 20;
+
+impl RequestIds {
+    /// Ids of this loop, told from those of other boots by `nonce`.
+    pub fn new(nonce: u32, loop_index: u16) -> RequestIds {
+        let mut prefix = [0; 10];
+        write_hex(&mut prefix[..8], u64::from(nonce));
+        write_hex(&mut prefix[8..], u64::from(loop_index & 0xff));
+        RequestIds { prefix, count: 0 }
+    }
+
+    /// The next id.
+    pub fn make(&mut self) -> [u8; REQUEST_ID_BYTES] {
+        self.count += 1;
+        let mut id = [0; REQUEST_ID_BYTES];
+        id[..10].copy_from_slice(&self.prefix);
+        write_hex(&mut id[10..], self.count);
+        id
+    }
+}
+
+fn write_hex(out: &mut [u8], mut value: u64) {
+    for digit in out.iter_mut().rev() {
+        *digit = b"0123456789abcdef"[(value & 15) as usize];
+        value >>= 4;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn budget_is_a_bound() {
+        let mut budget = Budget::new(10);
+        assert!(budget.try_take(10) && !budget.try_take(1));
+        budget.give(4);
+        assert!(budget.try_take(4) && !budget.try_take(1));
+        assert!(!budget.try_take(u64::MAX));
+    }
+
+    #[test]
+    fn ids_differ() {
+        let mut ids = RequestIds::new(0xdead_beef, 3);
+        assert_eq!(&ids.make(), b"deadbeef030000000001");
+        assert_eq!(&ids.make(), b"deadbeef030000000002");
+    }
+}

@@ -1,0 +1,249 @@
+//! A turn of the loop: submit → reap → act.
+//!
+//! Where it stands in the walk of a request: the frame around every step.
+//!
+//! Invariants: see `mod.rs`. Seats are woken once, behind everything a turn queued; a queue that is not
+//! empty is looked at again within [`QUEUE_PATIENCE`], since its workers may leave the bell alone.
+
+use std::time::Duration;
+
+use ringhorn_exchange::Wake;
+
+use super::EventLoop;
+use super::state::{Mode, State};
+use crate::connection::{Phase, Sending};
+use crate::driver::{Completion, ConnectionIndex, Driver, Kind};
+use crate::sys::clock;
+use crate::sys::errno;
+
+/// While a ready queue is not empty its loop never sleeps longer (design: "Batching").
+const QUEUE_PATIENCE: Duration = Duration::from_micros(500);
+
+/// How often a drain is looked at.
+const DRAIN_STEP: Duration = Duration::from_millis(20);
+
+impl<D: Driver> EventLoop<D> {
+    /// Turns until the supervisor says quit.
+    ///
+    /// # Errors
+    /// The driver broke.
+    pub fn run(&mut self) -> std::io::Result<()> {
+        while self.state.mode != Mode::Stopping {
+            self.turn()?;
+        }
+        self.state.flush_reports();
+        Ok(())
+    }
+
+    /// One turn.
+    ///
+    /// # Errors
+    /// The driver broke.
+    pub fn turn(&mut self) -> std::io::Result<()> {
+        let wait = self.prepare_sleep();
+        let mut completions = std::mem::take(&mut self.completions);
+        completions.clear();
+        self.driver.turn(wait, &mut completions)?;
+        for pool in &mut self.state.pools {
+            pool.end.awake();
+        }
+        self.state.now_ns = clock::now_ns();
+        self.state.counters.turns.add(1);
+        for completion in &completions {
+            self.on_completion(*completion);
+            self.carry_out();
+        }
+        self.completions = completions;
+        self.act();
+        Ok(())
+    }
+
+    /// Everything of a turn that is not a completion.
+    fn act(&mut self) {
+        for pool in 0..self.state.pools.len() {
+            self.state.sweep(pool);
+        }
+        if std::mem::take(&mut self.has_rung) {
+            self.take_commands();
+        }
+        self.expire();
+        // Bounded by what is ready now: what these requests leave behind waits for the next turn.
+        for _ in 0..self.state.ready.len() {
+            if let Some(index) = self.state.ready.pop_front() {
+                self.state.serve_stash(index);
+            }
+        }
+        if !self.state.stalled.is_empty() {
+            self.state.take_up_stalled();
+        }
+        self.carry_out();
+        if !self.state.starving.is_empty() {
+            self.state.feed_starving(self.driver.buffers_free());
+        }
+        self.step_drain();
+        self.carry_out();
+        self.arm_accepts();
+        if self.state.flush_reports() {
+            if let Err(error) = self.reports_bell.ring() {
+                tracing::error!(%error, "cannot ring the supervisor's bell");
+            }
+        }
+    }
+
+    fn expire(&mut self) {
+        let mut due = std::mem::take(&mut self.due);
+        due.clear();
+        self.state.wheel.advance(&mut self.state.table, self.state.now_ns, &mut due);
+        for index in &due {
+            self.state.on_deadline(*index);
+        }
+        self.due = due;
+    }
+
+    /// Wakes seats for what was queued and decides how long the driver may wait.
+    fn prepare_sleep(&mut self) -> Option<Duration> {
+        let state = &mut self.state;
+        let mut wait = state.wheel.sleep(state.now_ns);
+        let mut at_most = |bound: Duration| wait = Some(wait.map_or(bound, |w| w.min(bound)));
+        if !state.ready.is_empty() || !state.unsent_reports.is_empty() {
+            at_most(Duration::ZERO);
+        }
+        if state.mode == Mode::Draining || !state.stalled.is_empty() {
+            at_most(DRAIN_STEP);
+        }
+        if let Some(ends_ns) =
+            self.pause_ends_ns.take_if(|ends| *ends <= state.now_ns).or(self.pause_ends_ns)
+        {
+            at_most(Duration::from_nanos(ends_ns.saturating_sub(state.now_ns)));
+        }
+        for pool in 0..state.pools.len() {
+            if let Some(bound) = state.prepare_pool_sleep(pool) {
+                at_most(bound);
+            }
+        }
+        wait
+    }
+
+    fn on_completion(&mut self, completion: Completion) {
+        if completion.kind == Kind::Bell {
+            self.has_rung = true;
+            return;
+        }
+        if self.state.table.find(completion.token).is_none() {
+            self.state.counters.stale_completions.add(1);
+            if let Some(buffer) = completion.buffer {
+                self.driver.recycle(buffer);
+            }
+            return;
+        }
+        let index = completion.token.connection;
+        match completion.kind {
+            Kind::Accepted => self.on_accepted(completion),
+            Kind::Received => self.on_received(index, completion),
+            Kind::Sent => self.state.on_sent(index, completion.result),
+            Kind::Closed => {
+                if self.state.table[index].sending == Sending::Ring {
+                    self.state.table[index].sending = Sending::Nothing;
+                    self.state.on_closed_behind(index, completion.result);
+                }
+                self.state.on_closed(index);
+            }
+            Kind::FileDone => {
+                self.state.table[index].spooling = false;
+                self.state.on_spooled(index, completion.result);
+            }
+            Kind::Bell | Kind::Cancelled | Kind::ShutDown => {}
+        }
+    }
+
+    fn on_received(&mut self, index: ConnectionIndex, completion: Completion) {
+        let connection = &mut self.state.table[index];
+        connection.receiving = false;
+        let into_body = std::mem::take(&mut connection.receiving_body);
+        if connection.phase == Phase::Accept {
+            // The receive of an accept that failed: the number is free once both ended.
+            if connection.gone {
+                self.state.on_closed(index);
+            }
+            return;
+        }
+        if into_body && completion.result <= 0 && self.state.is_body_unwanted(index) {
+            self.state.drop_body(index);
+        }
+        match completion.result {
+            0 => self.state.on_end_of_input(index),
+            bytes if bytes > 0 && into_body => self.on_received_body(index, bytes as usize),
+            bytes if bytes > 0 => {
+                let Some(buffer) = completion.buffer else { return };
+                let received = self.driver.buffer(buffer, bytes as usize);
+                self.state.on_bytes(index, received);
+                self.driver.recycle(buffer);
+            }
+            error => match -error {
+                errno::ENOBUFS => {
+                    self.state.counters.buffers_dry.add(1);
+                    self.state.starving.push_back(index);
+                }
+                errno::ECANCELED => self.state.on_cancelled(index),
+                _ => self.state.on_reset(index),
+            },
+        }
+    }
+}
+
+impl State {
+    /// A send ended.
+    fn on_sent(&mut self, index: ConnectionIndex, result: i32) {
+        let connection = &mut self.table[index];
+        let from = std::mem::replace(&mut connection.sending, Sending::Nothing);
+        match from {
+            Sending::Ring | Sending::Buffer => self.on_reply_sent(index, from, result),
+            Sending::Continue if connection.phase == Phase::OwnReply => {
+                self.intend(index, crate::connection::Intent::SendOwn(Sending::Own));
+            }
+            Sending::Continue if connection.phase == Phase::Close => self.step_close(index),
+            Sending::Continue if result < 0 => self.on_reset(index),
+            Sending::Continue => {}
+            Sending::Own if connection.phase == Phase::OwnReply => {
+                connection.gone |= result < 0;
+                self.begin_close(index);
+            }
+            Sending::Own | Sending::Nothing => self.step_close(index),
+        }
+    }
+
+    /// Wakes seats of a pool if need be; returns how long the loop may sleep for its sake.
+    fn prepare_pool_sleep(&mut self, pool: usize) -> Option<Duration> {
+        let now_ns = self.now_ns;
+        let Some(place) = self.pools.get_mut(pool).filter(|place| !place.is_condemned) else {
+            return None;
+        };
+        if std::mem::take(&mut place.has_fresh_work) {
+            place.end.wake_one(Wake::Fresh);
+        }
+        // First the queue, then the bitmap: a seat that left its bell alone did so before the queue
+        // was seen empty, and its news is then seen in the bitmap.
+        let sleeps = place.end.queue_is_empty().and_then(|is_empty| {
+            if !is_empty {
+                let patience_ns = QUEUE_PATIENCE.as_nanos() as u64;
+                let waited_ns =
+                    now_ns.saturating_sub(place.end.oldest_queued_ns().unwrap_or(now_ns));
+                let quiet_ns = now_ns.saturating_sub(place.woken_at_ns);
+                if waited_ns >= patience_ns && quiet_ns >= patience_ns {
+                    place.woken_at_ns = now_ns;
+                    place.end.wake_one(Wake::Waited);
+                }
+            }
+            Ok((is_empty, place.end.prepare_sleep()?))
+        });
+        match sleeps {
+            Ok((_, false)) => Some(Duration::ZERO),
+            Ok((true, true)) => None,
+            Ok((false, true)) => Some(QUEUE_PATIENCE),
+            Err(impossible) => {
+                self.report_impossible(pool as u8, impossible);
+                Some(Duration::ZERO)
+            }
+        }
+    }
+}
