@@ -48,3 +48,181 @@ Invariants
 never enters `sys.path`. `sys.path[0]` is the application's folder (`--chdir`, else the working
 directory) unless the interpreter runs with `-P` or `-I`.
 """
+
+import faulthandler
+import importlib.machinery
+import importlib.util
+import os
+import signal
+import sys
+import threading
+
+EXIT_APPLICATION = 3
+EXIT_BOOT = 4
+KINDS = ("auto", "version", "abi3")
+ABI3_FILE = "_ringhorn.abi3.so"
+
+
+class BootError(Exception):
+    """The worker cannot boot; text for the log, a `hint:` line included."""
+
+
+def main(runtime_dir, control, kind="auto"):
+    """A worker's whole life; returns when the server asked it to stop, so that atexit handlers run."""
+    control = int(control)
+    os.set_inheritable(control, False)
+    clean_main_module()
+    if not faulthandler.is_enabled():
+        faulthandler.enable()
+    try:
+        native = load_native(runtime_dir, kind)
+        errors = load_sibling(runtime_dir, "_errors")
+        loader = load_sibling(runtime_dir, "_loader")
+        worker = connect(native, control)
+    except BootError as error:
+        leave(EXIT_BOOT, "ringhorn: this worker cannot boot: %s" % error)
+    note_signals(worker)
+    setup = worker.setup()
+    try:
+        enter_application_folder(setup["chdir"], setup["pythonpath"], loader)
+        application = loader.load_application(setup["application"])
+    except loader.ApplicationError as error:
+        worker.failed(EXIT_APPLICATION, str(error))
+        leave(EXIT_APPLICATION, str(error))
+    if setup["check_only"]:
+        worker.ready()
+        return
+    worker.prepare(application, errors.ErrorStream(), errors.report)
+    serve(worker, setup["threads"])
+
+
+def clean_main_module():
+    """Leaves `__main__` and `sys.argv` as an application may expect them."""
+    names = vars(sys.modules["__main__"])
+    for name in [name for name in names if not (name.startswith("__") and name.endswith("__"))]:
+        del names[name]
+    # Not our own command line: applications that parse sys.argv at import would stumble over it.
+    sys.argv[:] = ["ringhorn"]
+
+
+def load_native(runtime_dir, kind):
+    """Loads `_ringhorn` by its absolute path, so that our folder need not be on sys.path."""
+    if kind not in KINDS:
+        raise BootError("%r is no kind of native module\nhint: one of %s" % (kind, ", ".join(KINDS)))
+    wanted = native_files(kind)
+    for filename in wanted:
+        path = os.path.join(runtime_dir, filename)
+        if not os.path.exists(path):
+            continue
+        loader = importlib.machinery.ExtensionFileLoader("_ringhorn", path)
+        try:
+            module = importlib.util.module_from_spec(
+                importlib.util.spec_from_loader("_ringhorn", loader)
+            )
+            loader.exec_module(module)
+        except ImportError as error:
+            raise BootError(
+                "%s cannot be loaded: %s\nhint: build it for this interpreter: "
+                "make python-module PYTHON=%s" % (path, error, sys.executable)
+            ) from None
+        sys.modules["_ringhorn"] = module
+        return module
+    raise BootError(
+        "no native module for %s %s in %s (looked for %s)\n"
+        "hint: make python-module PYTHON=%s builds it; --runtime-dir names another folder"
+        % (
+            sys.implementation.name,
+            sys.version.split()[0],
+            runtime_dir,
+            ", ".join(wanted),
+            sys.executable,
+        )
+    )
+
+
+def native_files(kind):
+    """File names that would serve this interpreter, the better first."""
+    # The first suffix is the version-specific one: .cpython-312-x86_64-linux-gnu.so
+    wanted = ["_ringhorn" + importlib.machinery.EXTENSION_SUFFIXES[0]]
+    # A free-threaded interpreter does not load the limited API of the others.
+    if ".abi3.so" in importlib.machinery.EXTENSION_SUFFIXES:
+        wanted.append(ABI3_FILE)
+    if kind == "version":
+        return wanted[:1]
+    if kind == "abi3":
+        return wanted[1:]
+    return wanted
+
+
+def load_sibling(runtime_dir, name):
+    """Loads one of our own Python files by path, as `_ringhorn_NAME`."""
+    path = os.path.join(runtime_dir, name + ".py")
+    spec = importlib.util.spec_from_file_location("_ringhorn" + name, path)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except OSError as error:
+        raise BootError("%s cannot be read: %s\nhint: install again" % (path, error)) from None
+    sys.modules[spec.name] = module
+    return module
+
+
+def connect(native, control):
+    try:
+        return native.connect(control)
+    except (OSError, RuntimeError) as error:
+        raise BootError(error) from None
+
+
+def note_signals(worker):
+    """TERM and INT reach workers too (systemd, Ctrl-C); the server decides what they mean.
+
+    A handler that does nothing, not SIG_IGN: children of the application would inherit SIG_IGN.
+    """
+    signal.set_wakeup_fd(worker.wakeup_descriptor(), warn_on_full_buffer=False)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(number, note_signal)
+
+
+def note_signal(number, frame):
+    """The server was told as well, and will tell us."""
+
+
+def enter_application_folder(chdir, pythonpath, loader):
+    """Applies --chdir and --pythonpath; relative entries of the latter start where the server started."""
+    pythonpath = [os.path.abspath(entry) for entry in pythonpath]
+    if chdir:
+        try:
+            os.chdir(chdir)
+        except OSError as error:
+            raise loader.ApplicationError(
+                "cannot enter %s: %s" % (chdir, error.strerror), "--chdir names the folder"
+            ) from None
+    sys.path[:0] = pythonpath
+    if not (getattr(sys.flags, "safe_path", False) or sys.flags.isolated):
+        sys.path.insert(0, os.getcwd())
+
+
+def serve(worker, threads):
+    """One seat a thread; the main thread is seat 0 and the only one that runs signal handlers."""
+    seats = [
+        threading.Thread(target=worker.serve, args=(seat,), name="ringhorn-seat-%d" % seat)
+        for seat in range(1, threads)
+    ]
+    for seat in seats:
+        seat.start()
+    worker.ready()
+    worker.serve(0)
+    for seat in seats:
+        seat.join()
+
+
+def leave(code, text):
+    """Ends the process at once: an application that failed half-way may have left threads behind."""
+    try:
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+        sys.stdout.flush()
+    finally:
+        os._exit(code)

@@ -1,0 +1,97 @@
+//! The system calls of a worker process that neither std nor the exchange offers.
+//!
+//! Not on the walk of a request: pinning, the signal mask of the native thread, waiting for two
+//! descriptors, leaving without finalisation.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+/// Takes over a descriptor whose number was given on the command line. None if it is not open.
+pub fn adopt(number: RawFd) -> Option<OwnedFd> {
+    // SAFETY: F_GETFD only looks. That nobody else in this process owns the number is the supervisor's
+    // contract: it was made for this process and named to nobody else.
+    unsafe {
+        if number < 0 || libc::fcntl(number, libc::F_GETFD) < 0 {
+            return None;
+        }
+        Some(OwnedFd::from_raw_fd(number))
+    }
+}
+
+/// A non-blocking, close-on-exec pipe: (read end, write end).
+pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let mut ends = [0; 2];
+    // SAFETY: the call writes both numbers when it succeeds; nobody else owns them.
+    unsafe {
+        if libc::pipe2(ends.as_mut_ptr(), libc::O_NONBLOCK | libc::O_CLOEXEC) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok((OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])))
+    }
+}
+
+/// Empties a non-blocking pipe.
+pub fn drain(pipe: BorrowedFd<'_>) {
+    let mut bytes = [0u8; 64];
+    // SAFETY: reads into `bytes` only. Any failure (empty, interrupted) means there is nothing to drain now.
+    while unsafe { libc::read(pipe.as_raw_fd(), bytes.as_mut_ptr().cast(), bytes.len()) } > 0 {}
+}
+
+/// Which of two descriptors have something to read (or an end of file); (false, false) after `timeout`.
+pub fn wait_for_either(
+    first: BorrowedFd<'_>,
+    second: BorrowedFd<'_>,
+    timeout: Option<Duration>,
+) -> io::Result<(bool, bool)> {
+    let entry = |descriptor: BorrowedFd<'_>| libc::pollfd {
+        fd: descriptor.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    let mut entries = [entry(first), entry(second)];
+    let milliseconds = timeout.map_or(-1, |timeout| timeout.as_millis().min(60_000) as libc::c_int);
+    // SAFETY: the array has the two entries that the call is told of.
+    let ready = unsafe { libc::poll(entries.as_mut_ptr(), 2, milliseconds) };
+    if ready < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok((entries[0].revents != 0, entries[1].revents != 0))
+}
+
+/// Runs `spawn` with every signal blocked, so that a thread it starts never receives one: signals are
+/// for the interpreter's threads.
+pub fn with_signals_blocked<R>(spawn: impl FnOnce() -> R) -> R {
+    let mut before = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: both sets are written before they are read; the mask is that of the calling thread.
+    unsafe {
+        let mut all = MaybeUninit::<libc::sigset_t>::uninit();
+        libc::sigfillset(all.as_mut_ptr());
+        libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr());
+    }
+    let result = spawn();
+    // SAFETY: `before` was written by the call above.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), std::ptr::null_mut()) };
+    result
+}
+
+/// Pins the calling thread to one core.
+pub fn pin_thread(core: usize) -> io::Result<()> {
+    // SAFETY: a zeroed cpu_set_t is the empty set; CPU_SET refuses numbers beyond it.
+    unsafe {
+        let mut cores: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(core, &mut cores);
+        if libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &cores) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// Ends the process at once: no destructors, no atexit handlers, no flushing.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: does not return and touches nothing of ours.
+    unsafe { libc::_exit(code) }
+}

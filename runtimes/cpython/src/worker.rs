@@ -1,0 +1,277 @@
+//! The worker process as `_bootstrap.py` sees it: hand-shake, READY, the seats' loops, the end.
+//!
+//! Where it stands in the walk of a request: before the first and after the last one.
+//!
+//! Invariants:
+//! - The control socket is read by one native thread that never needs the GIL, so that a worker whose
+//!   application hangs still notices that it is to stop or that its server is gone.
+//! - Until the application is loaded there is nothing to finish: a stop ends the process at once.
+//! - When the server is gone, requests in hand get [`ORPHAN_GRACE`] and then the process ends, whatever
+//!   Python does.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use pyo3::exceptions::{PyOSError, PyRuntimeError};
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyString};
+use ringhorn_exchange::control::{
+    ControlError, ControlSocket, Failed, FromWorker, Hello, Ready, Received, Setup, Stop, ToWorker,
+};
+use ringhorn_exchange::{LoopDescriptorsOwned, WorkerEnd};
+
+use crate::environ::Constants;
+use crate::seat::{SeatLoop, Service};
+use crate::system::{self, exit_now};
+
+/// What running requests get after the server's death; by taste: long enough to commit a transaction.
+const ORPHAN_GRACE: Duration = Duration::from_secs(5);
+
+/// A worker process after the hand-shake.
+#[pyclass(frozen, module = "_ringhorn")]
+pub struct Worker {
+    shared: Arc<Shared>,
+    setup: Box<Setup>,
+    /// Written by the interpreter's signal handler (`signal.set_wakeup_fd`).
+    wakeup: OwnedFd,
+    prepared: PyOnceLock<Prepared>,
+}
+
+/// What the native thread needs.
+struct Shared {
+    control: ControlSocket,
+    end: Arc<WorkerEnd>,
+    /// Set once, before the first claim. Relaxed: nothing is published with it. The native thread that reads
+    /// it too early ends a worker that has not begun; the server then counts no request as held by it.
+    serving: AtomicBool,
+    first_seat: u16,
+}
+
+struct Prepared {
+    service: Service,
+    errors: Py<PyAny>,
+}
+
+/// Takes over the control socket, greets the server and receives the set-up; starts the native thread.
+#[pyfunction]
+pub fn connect(py: Python<'_>, descriptor: i32) -> PyResult<Worker> {
+    let Some(descriptor) = system::adopt(descriptor) else {
+        return Err(PyRuntimeError::new_err(format!(
+            "descriptor {descriptor} is no control socket\nhint: workers are started by the server, not by hand"
+        )));
+    };
+    let control = ControlSocket::from_descriptor(descriptor)?;
+    let hello = FromWorker::Hello(greeting(py)?);
+    let (setup, descriptors) = py.detach(|| shake_hands(&control, &hello)).map_err(to_python)?;
+    let end = attach(&setup, descriptors)?;
+    let shared = Arc::new(Shared {
+        control,
+        end: Arc::new(end),
+        serving: AtomicBool::new(false),
+        first_seat: setup.first_seat,
+    });
+    let (wakeup_read, wakeup) = system::pipe()?;
+    let watched = Arc::clone(&shared);
+    system::with_signals_blocked(|| {
+        std::thread::Builder::new()
+            .name("ringhorn-control".to_owned())
+            .stack_size(128 * 1024)
+            .spawn(move || watch(&watched, &wakeup_read))
+    })?;
+    Ok(Worker { shared, setup, wakeup, prepared: PyOnceLock::new() })
+}
+
+fn greeting(py: Python<'_>) -> PyResult<Hello> {
+    let sys = py.import("sys")?;
+    let implementation = sys.getattr("implementation")?.getattr("name")?.extract()?;
+    let version = py.import("platform")?.call_method0("python_version")?.extract()?;
+    Ok(Hello::of_this_build(implementation, version))
+}
+
+fn shake_hands(
+    control: &ControlSocket,
+    hello: &FromWorker,
+) -> Result<(Box<Setup>, Vec<OwnedFd>), ControlError> {
+    control.send(hello, &[])?;
+    match control.receive::<ToWorker>()? {
+        Received::Message(ToWorker::Setup(setup), descriptors) => Ok((setup, descriptors)),
+        // Stopped before it began, or refused as a module of another build: the server has said why.
+        Received::Message(ToWorker::Stop(_), _) | Received::Closed => {
+            Err(ControlError::Malformed("the server wants no worker like this one"))
+        }
+        Received::Nothing => Err(ControlError::Malformed("the control socket does not block")),
+    }
+}
+
+fn attach(setup: &Setup, descriptors: Vec<OwnedFd>) -> PyResult<WorkerEnd> {
+    let wrong =
+        || PyRuntimeError::new_err("the server sent another number of descriptors than it said");
+    if descriptors.len() != 1 + 3 * usize::from(setup.loops) {
+        return Err(wrong());
+    }
+    let mut descriptors = descriptors.into_iter();
+    let seats = descriptors.next().ok_or_else(wrong)?;
+    let mut loops = Vec::with_capacity(usize::from(setup.loops));
+    while let Some(down) = descriptors.next() {
+        let up = descriptors.next().ok_or_else(wrong)?;
+        let bell = descriptors.next().ok_or_else(wrong)?;
+        loops.push(LoopDescriptorsOwned { down, up, bell });
+    }
+    WorkerEnd::attach(loops, seats, setup.generation).map_err(|error| {
+        PyRuntimeError::new_err(format!(
+            "{error}\nhint: server and native module must come from one build; install or build both again"
+        ))
+    })
+}
+
+fn to_python(error: ControlError) -> PyErr {
+    match error {
+        ControlError::Io(error) => PyOSError::new_err(error.to_string()),
+        other => PyRuntimeError::new_err(other.to_string()),
+    }
+}
+
+#[pymethods]
+impl Worker {
+    /// The settings that Python code acts on.
+    fn setup<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let setup = PyDict::new(py);
+        setup.set_item("application", &self.setup.application)?;
+        setup.set_item("pythonpath", &self.setup.pythonpath)?;
+        setup.set_item("chdir", &self.setup.chdir)?;
+        setup.set_item("threads", self.setup.threads)?;
+        setup.set_item("check_only", self.setup.check_only)?;
+        setup.set_item("worker", self.setup.worker)?;
+        setup.set_item("options", self.setup.options.clone())?;
+        Ok(setup)
+    }
+
+    /// The descriptor for `signal.set_wakeup_fd`.
+    fn wakeup_descriptor(&self) -> i32 {
+        self.wakeup.as_raw_fd()
+    }
+
+    /// Tells the server that the application cannot be loaded. The caller ends the process.
+    fn failed(&self, py: Python<'_>, exit_code: i32, text: String) {
+        let message = FromWorker::Failed(Failed { exit_code, text });
+        // The server may be gone; then nobody is left to be told, and stderr has the text too.
+        let _unheard = py.detach(|| self.shared.control.send(&message, &[]));
+    }
+
+    /// Tells the server that the application is loaded.
+    fn ready(&self, py: Python<'_>) -> PyResult<()> {
+        let one_lock = match py.import("sys")?.getattr_opt("_is_gil_enabled")? {
+            Some(is_enabled) => is_enabled.call0()?.extract()?,
+            None => true,
+        };
+        let message = FromWorker::Ready(Ready { threads: self.setup.threads, one_lock });
+        py.detach(|| self.shared.control.send(&message, &[])).map_err(to_python)
+    }
+
+    /// Keeps what the seats need: the application, `wsgi.errors` and `_errors.report`.
+    fn prepare(
+        &self,
+        py: Python<'_>,
+        application: Py<PyAny>,
+        errors: Py<PyAny>,
+        report: Py<PyAny>,
+    ) {
+        let prepared = Prepared { service: Service { application, report }, errors };
+        // A second call would be a bug of the bootstrap; the first one holds.
+        let _again = self.prepared.set(py, prepared);
+        self.shared.serving.store(true, Ordering::Relaxed);
+    }
+
+    /// Serves in the calling thread as seat `index` (from 0) of this worker, until the server says stop.
+    fn serve(&self, py: Python<'_>, index: u16) -> PyResult<()> {
+        let prepared = self
+            .prepared
+            .get(py)
+            .ok_or_else(|| PyRuntimeError::new_err("serve() before prepare()"))?;
+        if let Some(core) = self.setup.cpu {
+            // An invalid core is reported by the server, which checks the list; unpinned still works.
+            let _unpinned = system::pin_thread(core as usize);
+        }
+        let constants = Constants {
+            server_software: self.setup.server_software.clone(),
+            multithread: self.setup.threads > 1,
+            multiprocess: self.setup.multiprocess,
+            errors: prepared.errors.bind(py).clone(),
+            file_wrapper: py.import("_ringhorn")?.getattr("FileWrapper")?,
+        };
+        let mut seat_loop = SeatLoop::new(py, &prepared.service, &constants)?;
+        let number = self.setup.first_seat + index;
+        let seat = self.shared.end.seat(number, self.setup.paired_loop);
+        seat_loop.run(py, seat);
+        Ok(())
+    }
+
+    fn __repr__<'py>(&self, py: Python<'py>) -> Bound<'py, PyString> {
+        PyString::new(py, &format!("<ringhorn worker {}>", self.setup.worker))
+    }
+}
+
+/// The native thread: control socket and signal wake-ups, until the process ends.
+fn watch(shared: &Shared, wakeup: &OwnedFd) {
+    let mut deadline: Option<Instant> = None;
+    loop {
+        let timeout = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        if timeout.is_some_and(|timeout| timeout.is_zero()) {
+            exit_now(1);
+        }
+        let control = shared.control.as_fd();
+        // Once the server is gone its socket is readable for ever: wait for the pipe alone.
+        let first = if deadline.is_none() { control } else { wakeup.as_fd() };
+        let (control_ready, wakeup_ready) =
+            match system::wait_for_either(first, wakeup.as_fd(), timeout) {
+                Ok(ready) => ready,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(_) => exit_now(1),
+            };
+        if wakeup_ready {
+            system::drain(wakeup.as_fd());
+            shared.end.interrupt(shared.first_seat);
+        }
+        if deadline.is_none() && control_ready && hear(shared) == Heard::Gone {
+            deadline = Some(Instant::now() + ORPHAN_GRACE);
+        }
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Heard {
+    Message,
+    Gone,
+}
+
+fn hear(shared: &Shared) -> Heard {
+    match shared.control.receive::<ToWorker>() {
+        Ok(Received::Message(ToWorker::Stop(Stop { graceful }), _)) => {
+            leave_unless_serving(shared, 0);
+            if graceful {
+                shared.end.stop();
+            } else {
+                shared.end.stop_now();
+            }
+            Heard::Message
+        }
+        // A second set-up has no meaning; what is not understood from a server of the same build is a bug
+        // there, and no reason to drop requests here.
+        Ok(Received::Message(ToWorker::Setup(_), _) | Received::Nothing) => Heard::Message,
+        Ok(Received::Closed) | Err(_) => {
+            leave_unless_serving(shared, 1);
+            shared.end.stop_now();
+            Heard::Gone
+        }
+    }
+}
+
+fn leave_unless_serving(shared: &Shared, code: i32) {
+    if !shared.serving.load(Ordering::Relaxed) {
+        exit_now(code);
+    }
+}
