@@ -61,7 +61,7 @@ lint: ## Formatting, clippy over every target, documentation links, ruff
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --exclude ringhorn-cpython --all-targets -- -D warnings
 	"$(PYTHON)" tools/runtime.py --python "$(PYTHON)" --check
-	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --workspace --exclude ringhorn-cpython \
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc --locked --no-deps --workspace --exclude ringhorn-cpython \
 	    --document-private-items
 	$(VENV)/bin/ruff check --quiet .
 	$(VENV)/bin/ruff format --quiet --check .

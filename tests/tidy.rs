@@ -146,35 +146,53 @@ fn ratchet(sources: &[Source], excused: &[(&str, &str, usize)]) -> Vec<String> {
     found
 }
 
-/// Files that a paper names in a link or as `src/…` in backticks and that are not there.
+/// What a paper names and is not there: files in links or, as `src/…`, in backticks, and functions or
+/// types in backticks behind a file, as in `src/lib.rs` (`name`, `name`).
 fn dead_names(root: &Path, paper: &Source) -> Vec<String> {
-    let folder = root.join(&paper.path).parent().expect("a file has a folder").to_path_buf();
     let mut found = Vec::new();
-    for (index, line) in paper.text.lines().enumerate() {
-        let links =
-            line.split("](").skip(1).filter_map(|rest| rest.split(')').next()).map(|link| {
-                let file = link.split('#').next().unwrap_or_default();
-                (!link.contains(':')).then(|| folder.join(file))
-            });
-        let names = line.split('`').skip(1).step_by(2).map(|name| {
-            let first = name.split('/').next().unwrap_or_default();
-            let ours =
-                ["src", "runtimes", "tests", "tools", "benches", "examples", "tuning", "docs"];
-            let plain = name.contains('/') && !name.contains(['*', ' ', '<', '$', ':', '{', '…']);
-            (plain && ours.contains(&first)).then(|| root.join(name))
-        });
-        for path in links.chain(names).flatten() {
-            if !path.exists() {
-                let name = path.strip_prefix(root).unwrap_or(&path).display().to_string();
-                found.push(format!(
-                    "{}:{}: names `{name}`, which is not there",
-                    paper.path,
-                    index + 1
-                ));
-            }
+    let mut report = |offset: usize, name: &str| {
+        let line = paper.line_of(offset);
+        found.push(format!("{}:{line}: names `{name}`, which is not there", paper.path));
+    };
+    let folder = root.join(&paper.path).parent().expect("a file has a folder").to_path_buf();
+    for (at, _) in paper.text.match_indices("](") {
+        let link = paper.text[at + 2..].split(')').next().unwrap_or_default();
+        let file = link.split('#').next().unwrap_or_default();
+        if !link.contains(':') && !folder.join(file).exists() {
+            report(at, link);
         }
     }
+    let mut offset = 0;
+    let mut file_before = String::new();
+    for (index, piece) in paper.text.split('`').enumerate() {
+        if index % 2 == 0 {
+            if !matches!(piece.trim(), "(" | ",") {
+                file_before.clear();
+            }
+        } else if is_path(piece) {
+            match std::fs::read_to_string(root.join(piece)) {
+                Ok(text) => file_before = text,
+                Err(_) if root.join(piece).is_dir() => {}
+                Err(_) => report(offset, piece),
+            }
+        } else if !file_before.is_empty() {
+            let kinds = ["fn", "def", "struct", "enum", "trait", "const"];
+            if !kinds.iter().any(|kind| file_before.contains(&format!("{kind} {piece}"))) {
+                report(offset, piece);
+            }
+        }
+        offset += piece.len() + 1;
+    }
     found
+}
+
+/// Whether what stands in backticks is the name of one of our files or folders.
+fn is_path(name: &str) -> bool {
+    const OURS: [&str; 8] =
+        ["src", "runtimes", "tests", "tools", "benches", "examples", "tuning", "docs"];
+    let first = name.split('/').next().unwrap_or_default();
+    let is_plain = name.contains('/') && !name.contains(['*', ' ', '<', '$', ':', '{', '…', '\n']);
+    is_plain && OURS.contains(&first)
 }
 
 /// The lines of the findings that a rule has for a sample.
@@ -330,4 +348,7 @@ fn rule_dead_names_reads_links_and_backticks() {
     assert_eq!(found("[a](https://example.org/x) and [b](#here)"), 0);
     assert_eq!(found("[a](absent.md)"), 1);
     assert_eq!(found("`src/absent.rs` or `src/*.rs`"), 1);
+    assert_eq!(found("`tests/tidy.rs` (`dead_names`, `root`) and `absent`"), 0);
+    assert_eq!(found("`tests/tidy.rs`\n(`dead_names`, `absent_name`)"), 1);
+    assert_eq!(found("```text\n[src/absent.rs]\n```\n`src/lib.rs`"), 0);
 }
