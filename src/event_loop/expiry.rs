@@ -73,7 +73,9 @@ impl State {
             .queue_timeout
             .filter(|_| self.table[index].queued_ns != 0)
             .map(|bound| bound.saturating_sub(self.waited(index)).max(tick));
-        let needs_watch = !self.table[index].receiving && !self.table[index].peer_finished;
+        let connection = &self.table[index];
+        let needs_watch =
+            !connection.keep_alive && !connection.receiving && !connection.peer_finished;
         match (until_timeout, needs_watch) {
             (Some(wait), true) => self.set_deadline(index, wait.min(tick)),
             (Some(wait), false) if self.is_queued(index) => self.set_deadline(index, wait),

@@ -52,6 +52,7 @@ impl State {
         if self.is_keeping_input(index) && consumed < stash.len() {
             stash.drain(..consumed);
             self.table[index].extra().stash = stash;
+            self.account_for_stash(index);
         }
         self.watch(index);
     }
@@ -59,8 +60,17 @@ impl State {
     fn keep_rest(&mut self, index: ConnectionIndex, rest: &[u8]) {
         if !rest.is_empty() && self.is_keeping_input(index) {
             self.table[index].extra().stash.extend_from_slice(rest);
+            self.account_for_stash(index);
         }
         self.watch(index);
+    }
+
+    /// Bytes kept count against the bound of all buffers, a partial head's too.
+    fn account_for_stash(&mut self, index: ConnectionIndex) {
+        let bytes = self.table[index].stashed() as u64;
+        if !self.hold_memory(index, bytes) && self.table[index].phase == Phase::Head {
+            self.overloaded(index, "partial requests fill --buffer-memory-max");
+        }
     }
 
     fn is_keeping_input(&self, index: ConnectionIndex) -> bool {
@@ -103,7 +113,7 @@ impl State {
 
     fn on_partial_head(&mut self, index: ConnectionIndex) -> usize {
         // The whole head has one deadline, from its first byte: a slow drip does not renew it.
-        if self.table[index].stashed() == 0 && !self.table[index].is_head_begun {
+        if !self.table[index].is_head_begun {
             self.table[index].is_head_begun = true;
             self.set_deadline(index, self.settings.header_timeout);
         }

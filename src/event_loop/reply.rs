@@ -194,12 +194,14 @@ impl State {
         let allowed = self.table[index].reply.allowed_behind(taken);
         let room = self.settings.response_buffer_bytes.saturating_sub(held);
         let bytes = (progress.unsent as u64).min(allowed).min(room);
-        if bytes > 0 && self.hold_memory(index, held + bytes) {
+        let takes = bytes > 0 && self.hold_memory(index, held + bytes);
+        if takes {
             self.take_from_ring(index, bytes as usize);
         }
-        let is_emptied = bytes == progress.unsent as u64 || allowed == 0;
-        if is_emptied && self.table[index].reply.ended.is_some() {
+        let left = progress.unsent as u64 - if takes { bytes } else { 0 };
+        if (left == 0 || allowed == 0) && self.table[index].reply.ended.is_some() {
             // The worker and its slot are free; the slow reader costs a buffer only.
+            self.capture_claim(index);
             self.leave_exchange(index);
         }
         self.send_buffered(index);
