@@ -50,8 +50,10 @@ class Load:
         process = processes.Process(
             name, argv, self.core, self.group, env={**os.environ, **environment}, log=log
         )
-        ended = process.wait_exit(seconds + 10)
-        process.stop()
+        try:
+            ended = process.wait_exit(seconds + 10)
+        finally:
+            process.stop()
         if not ended:
             raise LoadFailed(f"{name} did not end in time\n{process.tail()}")
         for line in process.tail(20000).splitlines():

@@ -8,6 +8,7 @@ figure.
 """
 
 import os
+import signal
 import tempfile
 import time
 from dataclasses import dataclass
@@ -128,6 +129,14 @@ class Running:
         return self.process.tail() if self.process else ""
 
     def __exit__(self, *_):
+        # A signal to the harness waits until everything is down: it must not cut this short.
+        masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+        try:
+            self._stop()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, masked)
+
+    def _stop(self):
         if self.front:
             self.front.stop()
         if self.process:
@@ -146,6 +155,7 @@ def measure(bench, case, entry, round_number):
             figures = _loaded(bench, case, entry, round_number, running)
         except (load.LoadFailed, wire.WrongAnswer, OSError) as error:
             raise Failed(f"{entry.name}: {error}\n{running.log()}") from error
+    figures["command"] = " ".join(running.argv)
     figures["workers_seen"] = running.workers_seen
     figures["ended_by_term"] = running.left_in_time
     return figures

@@ -105,7 +105,7 @@ def _bar(bar, results):
     peer, other = _best(bar, results)
     against = f"{bar.target:g}" if bar.target else peer or " or ".join(bar.against)
     if len(bar.against) > 1 and peer:
-        against += " (the best)"
+        against += f" (the best {bar.remark})" if bar.remark else " (the best)"
     limit_text = f"<= {bar.most:g}" if bar.most else f">= {bar.least:g}"
     one = {
         "case": bar.case,
@@ -126,6 +126,7 @@ def _bar(bar, results):
         one["ratio_text"] = f"{median:.2f} ({min(ratios):.2f}..{max(ratios):.2f})"
         holds = median <= bar.most if bar.most else median >= bar.least
         one["result"] = "holds" if holds else "falls short"
+        one["result"] += _starved(results, bar.subject, peer)
     return one
 
 
@@ -137,6 +138,16 @@ def _best(bar, results):
         return "", {}
     best = max(medians, key=medians.get) if bar.figure == "rate" else min(medians, key=medians.get)
     return best, peers[best]
+
+
+def _starved(results, *names):
+    """What a reader of a latency must know: whose figure leaves out clients not served."""
+    told = []
+    for name in names:
+        counts = _by_round(results, name, "starved_clients").values()
+        if counts and statistics.median(counts) > 0:
+            told.append(f"{name} starves {statistics.median(counts):g} clients")
+    return f" ({'; '.join(told)})" if told else ""
 
 
 def _by_round(results, name, figure):

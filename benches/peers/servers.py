@@ -6,6 +6,7 @@ CPython (the virtualenv's) and the same application, without an access log; a se
 speak what a case needs is not entered.
 """
 
+import glob
 import os
 import subprocess
 from dataclasses import dataclass
@@ -101,9 +102,7 @@ class Bjoern(Server):
     name = distribution = "bjoern"
 
     def program(self):
-        return os.path.join(
-            self.venv, "lib", _python_folder(self.venv), "site-packages", "bjoern.py"
-        )
+        return os.path.join(_site_packages(self.venv), "bjoern.py")
 
     def command(self, setup):
         launcher = os.path.join(LAUNCHERS, "serve_bjoern.py")
@@ -193,11 +192,10 @@ class Gunicorn(Server):
 CLASSES = {kind.name: kind for kind in (Ringhorn, Bjoern, FastPySGI, Granian, Uwsgi, Gunicorn)}
 
 
-def _python_folder(venv):
-    return next(
-        (name for name in os.listdir(os.path.join(venv, "lib")) if name.startswith("python")),
-        "python3",
-    )
+def _site_packages(venv):
+    """The virtualenv's folder of packages; a path that is not there when it has none."""
+    found = glob.glob(os.path.join(venv, "lib", "python3*", "site-packages"))
+    return found[0] if found else os.path.join(venv, "lib", "site-packages")
 
 
 def _output(argv):
