@@ -31,7 +31,8 @@ impl Version {
 /// How the end of a request body is found (RFC 9112 §6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BodyFraming {
-    /// Neither Content-Length nor Transfer-Encoding: no body, no CONTENT_LENGTH for the application.
+    /// Neither Content-Length nor Transfer-Encoding: no body, no CONTENT_LENGTH for the
+    /// application.
     Empty,
     /// Content-Length, in bytes, at most [`syntax::LENGTH_MAX`]; 0 when the client wrote `0`.
     Length(u64),

@@ -1,7 +1,8 @@
 //! Reader of the golden cases in this folder, for tests of the codecs and of the built program.
 //!
-//! `README.md` beside this file documents the format. A file that does not keep to it fails the test
-//! that reads it, with file and line.
+//! `README.md` beside this file documents the format. A file that does not keep to it fails the
+//! test that reads it, with file and line.
+#![allow(clippy::expect_used, reason = "test code that is not inside a test function")]
 
 /// One case: bytes a client sends, and what must come of them.
 #[derive(Debug)]

@@ -3,15 +3,15 @@
 //! Place in the walk of a request: while `connection/` gathers or streams a body whose head said
 //! `Transfer-Encoding: chunked`.
 //!
-//! Wire format: `*( 1*16HEXDIG [ *BWS ";" ext ] CRLF data CRLF ) 1*16"0" [ ext ] CRLF *( field CRLF )
-//! CRLF`. Stricter than the RFC: CRLF only, at most 16 digits, extensions of visible characters, SP
-//! and HTAB, at most 256 bytes each and 16 KiB in one body; blanks after the size only before `;`.
-//! Trailer fields are checked, bounded and dropped: WSGI has no place for them, and merged into the
-//! head they would get around the checks made there (RFC 9110 §6.5.1).
+//! Wire format: `*( 1*16HEXDIG [ *BWS ";" ext ] CRLF data CRLF ) 1*16"0" [ ext ] CRLF *( field
+//! CRLF ) CRLF`. Stricter than the RFC: CRLF only, at most 16 digits, extensions of visible
+//! characters, SP and HTAB, at most 256 bytes each and 16 KiB in one body; blanks after the size
+//! only before `;`. Trailer fields are checked, bounded and dropped: WSGI has no place for them,
+//! and merged into the head they would get around the checks made there (RFC 9110 §6.5.1).
 //!
 //! Invariants:
-//! * every byte given is either consumed or lies behind the end of the body; the decoder keeps none,
-//!   so input may be cut anywhere and the data, the end and the verdict stay the same;
+//! * every byte given is either consumed or lies behind the end of the body; the decoder keeps
+//!   none, so input may be cut anywhere and the data, the end and the verdict stay the same;
 //! * work is linear in the bytes received, and what is not data is bounded per chunk;
 //! * after an error or the end nothing more is taken.
 
@@ -105,8 +105,9 @@ impl ChunkDecoder {
         self.state == State::Done
     }
 
-    /// Reads on, up to the next piece of data, the end, or the end of `input`. Returns how many bytes
-    /// of `input` were consumed. The rejection is 400, or 431 for a trailer section too large.
+    /// Reads on, up to the next piece of data, the end, or the end of `input`. Returns how many
+    /// bytes of `input` were consumed. The rejection is 400, or 431 for a trailer section too
+    /// large.
     pub fn step(&mut self, input: &[u8]) -> Result<(usize, ChunkStep), Rejection> {
         let mut at = 0;
         loop {
@@ -203,8 +204,8 @@ impl ChunkDecoder {
         if digits == SIZE_DIGITS_MAX {
             return Err(Rejection::bad_request("a chunk size of more than 16 digits"));
         }
-        // Sixteen digits fill 64 bits exactly, so the shift loses nothing. `remaining` is 0 here when
-        // a new size begins: the data before it was taken whole.
+        // Sixteen digits fill 64 bits exactly, so the shift loses nothing. `remaining` is 0 here
+        // when a new size begins: the data before it was taken whole.
         self.remaining = self.remaining << 4 | u64::from(digit);
         if self.remaining > LENGTH_MAX {
             return Err(Rejection::bad_request("a chunk size of 2^63 or more"));

@@ -6,8 +6,8 @@
 //!
 //! Invariants:
 //! * after [`read_fields`] no field is left whose name holds `_` (it would take the environ key of
-//!   its `-` twin, CVE-2015-0219) or is `Proxy` (it would become HTTP_PROXY, "httpoxy"); such fields
-//!   count against the limits and are otherwise as if never sent;
+//!   its `-` twin, CVE-2015-0219) or is `Proxy` (it would become HTTP_PROXY, "httpoxy"); such
+//!   fields count against the limits and are otherwise as if never sent;
 //! * a field that can stand once only stands at most once, so no later reader has to choose.
 //!
 //! Hop-by-hop fields and those named in Connection stay: an application may look at them, and what
@@ -24,8 +24,8 @@ use crate::http::{BodyFraming, Field, Rejection, Version};
 /// The most fields a request can have, whatever limit is configured.
 pub const FIELDS_MAX: usize = 256;
 
-/// Room for the fields of one head, on the caller's stack. It borrows from the receive buffer, so it
-/// lives for one head only; making one costs nothing, it is filled only as far as needed.
+/// Room for the fields of one head, on the caller's stack. It borrows from the receive buffer, so
+/// it lives for one head only; making one costs nothing, it is filled only as far as needed.
 pub struct FieldTable<'b> {
     pub(super) entries: [MaybeUninit<httparse::Header<'b>>; FIELDS_MAX],
 }

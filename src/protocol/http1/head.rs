@@ -1,18 +1,19 @@
 //! The request head: request line and fields, checked until one reading of it is left.
 //!
-//! Place in the walk of a request: step 2; `connection/` calls [`parse_head`] on the unread bytes each
-//! time some arrive, then hands the [`RequestHead`] to admission and dispatch.
+//! Place in the walk of a request: step 2; `connection/` calls [`parse_head`] on the unread bytes
+//! each time some arrive, then hands the [`RequestHead`] to admission and dispatch.
 //!
 //! Wire format (RFC 9112 §2.1, §3): `method SP request-target SP HTTP-version CRLF`, then fields.
 //!
 //! Invariants:
-//! * every strict prefix of a legal head is `Partial`; however bytes are cut, the verdict is the same;
+//! * every strict prefix of a legal head is `Partial`; however bytes are cut, the verdict is the
+//!   same;
 //! * a head that is returned has exactly one framing, at most one Host, and one meaning;
 //! * nothing is copied: all slices borrow from the bytes given, the field table lies on the stack.
 //!
 //! Differences from what one might expect: a method may be any token up to 32 bytes (longer: 501)
-//! and keeps its case; minor versions other than 0 and 1 are answered 505 like other major ones, for
-//! no client sends them; an empty Host is refused (RFC 9110 §4.2.1).
+//! and keeps its case; minor versions other than 0 and 1 are answered 505 like other major ones,
+//! for no client sends them; an empty Host is refused (RFC 9110 §4.2.1).
 
 use super::fields::{FIELDS_MAX, FieldTable, Fields, read_fields};
 use super::scan::HeadScan;
@@ -61,8 +62,8 @@ pub struct RequestHead<'b, 'f> {
     pub path: &'b [u8],
     /// What follows the first `?`; empty when there is none.
     pub query: &'b [u8],
-    /// `host[:port]`, checked in full: from an absolute-form target, else from Host. `None` only with
-    /// HTTP/1.0.
+    /// `host[:port]`, checked in full: from an absolute-form target, else from Host. `None` only
+    /// with HTTP/1.0.
     pub host: Option<&'b [u8]>,
     /// HTTP/1.0 or HTTP/1.1.
     pub version: Version,

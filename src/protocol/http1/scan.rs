@@ -9,8 +9,8 @@
 //!   search came, so a head of n bytes in n pieces costs O(n), not O(n²);
 //! * a verdict depends on the bytes alone, never on how they were cut;
 //! * a line ends in CRLF; LF alone is refused the moment it is seen (RFC 9112 §2.2 lets a recipient
-//!   accept it, and peers that do and peers that do not then disagree on where a request ends). A CR
-//!   alone is refused later, by the tokenizer.
+//!   accept it, and peers that do and peers that do not then disagree on where a request ends). A
+//!   CR alone is refused later, by the tokenizer.
 
 use memchr::memchr;
 

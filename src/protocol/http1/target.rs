@@ -1,14 +1,14 @@
 //! The request target, authorities, and percent-decoding (RFC 9112 §3.2, RFC 3986 §3).
 //!
-//! Place in the walk of a request: the middle of [`parse_head`](super::parse_head); percent-decoding
-//! is called later, when the path is written into the request record.
+//! Place in the walk of a request: the middle of [`parse_head`](super::parse_head);
+//! percent-decoding is called later, when the path is written into the request record.
 //!
 //! Forms: `origin-form = absolute-path [ "?" query ]`, `absolute-form` with http or https, `*` with
 //! OPTIONS only. `authority-form` belongs to CONNECT, which is for proxies and not served.
 //!
-//! Paths are neither normalised nor decoded here: dot segments, `//` and `%2F` reach the application
-//! as PEP 3333 applications expect them. Bytes from 0x80 are let through where they form UTF-8 (the
-//! tokenizer's rule): clients do send them, and WSGI carries them as latin-1.
+//! Paths are neither normalised nor decoded here: dot segments, `//` and `%2F` reach the
+//! application as PEP 3333 applications expect them. Bytes from 0x80 are let through where they
+//! form UTF-8 (the tokenizer's rule): clients do send them, and WSGI carries them as latin-1.
 
 use memchr::{memchr, memchr2};
 
@@ -120,9 +120,9 @@ fn is_reg_name(name: &[u8]) -> bool {
 
 /// Decodes `%XX` of `path` into `out`, and returns what was written, at most `path.len()` bytes.
 ///
-/// `%2F` becomes `/` as in every WSGI server (PEP 3333 leaves applications no other way to see it). A
-/// `%` without two hex digits is answered with 400 (RFC 3986 §2.1), and so is `%00`, which an
-/// application's file name would end at. When `out` is too short the answer is 414.
+/// `%2F` becomes `/` as in every WSGI server (PEP 3333 leaves applications no other way to see
+/// it). A `%` without two hex digits is answered with 400 (RFC 3986 §2.1), and so is `%00`, which
+/// an application's file name would end at. When `out` is too short the answer is 414.
 pub fn percent_decode<'o>(path: &[u8], out: &'o mut [u8]) -> Result<&'o [u8], Rejection> {
     let mut written = 0;
     let mut rest = path;

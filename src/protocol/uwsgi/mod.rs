@@ -11,9 +11,9 @@
 //! ```
 //! so a packet has at most 4 + 65,535 bytes, and every legal one is accepted.
 //!
-//! Served: modifier1 0 (WSGI), 30 (WSGI with SCRIPT_NAME cut from PATH_INFO) and 100 (ping). Any other
-//! is closed without an answer: some of them evaluate code, reload or stop a uWSGI server, and
-//! what sends them is no web server that could read an answer.
+//! Served: modifier1 0 (WSGI), 30 (WSGI with SCRIPT_NAME cut from PATH_INFO) and 100 (ping). Any
+//! other is closed without an answer: some of them evaluate code, reload or stop a uWSGI server,
+//! and what sends them is no web server that could read an answer.
 //!
 //! Invariants:
 //! * a [`Packet`] is checked whole before it is returned, so walking its variables cannot fail;

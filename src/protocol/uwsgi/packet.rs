@@ -46,9 +46,9 @@ impl<'b> Packet<'b> {
         Variables { rest: self.variables }
     }
 
-    /// The variables an application may see: without the keys that [`super::is_passed_on`] stops, and
-    /// without an empty CONTENT_LENGTH or CONTENT_TYPE, which nginx sends for requests that have none
-    /// and PEP 3333 wants absent or meaningful.
+    /// The variables an application may see: without the keys that [`super::is_passed_on`] stops,
+    /// and without an empty CONTENT_LENGTH or CONTENT_TYPE, which nginx sends for requests that
+    /// have none and PEP 3333 wants absent or meaningful.
     pub fn passed_on(&self) -> impl Iterator<Item = (&'b [u8], &'b [u8])> + use<'b> {
         self.variables().filter(|(key, value)| {
             super::is_passed_on(key)
@@ -60,8 +60,8 @@ impl<'b> Packet<'b> {
 /// Reads a packet from the start of `bytes`.
 ///
 /// `Partial` until its last byte is there. Rejections: without an answer
-/// ([`Rejection::CLOSE`]) for a modifier that is not served, as soon as it is seen; 400 for a packet
-/// whose variables do not fill it exactly, or with a key that is empty or no environ name.
+/// ([`Rejection::CLOSE`]) for a modifier that is not served, as soon as it is seen; 400 for a
+/// packet whose variables do not fill it exactly, or with a key that is empty or no environ name.
 pub fn parse_packet(bytes: &[u8]) -> Parsed<Packet<'_>> {
     let Some(&modifier1) = bytes.first() else {
         return Parsed::Partial;

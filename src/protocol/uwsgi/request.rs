@@ -1,16 +1,16 @@
 //! What the server itself reads from a packet, and what it lets through to the application.
 //!
-//! Place in the walk of a request: the second half of the uwsgi codec; then `event_loop/dispatch.rs`
-//! writes the variables into the request record.
+//! Place in the walk of a request: the second half of the uwsgi codec; then
+//! `event_loop/dispatch.rs` writes the variables into the request record.
 //!
-//! The peer is a trusted frontend (`--uwsgi-allow-from`, or the mode of a Unix socket): REMOTE_USER,
-//! HTTPS and REMOTE_ADDR are believed. Not believed is what would change the framing already done or
-//! the server's own part of environ.
+//! The peer is a trusted frontend (`--uwsgi-allow-from`, or the mode of a Unix socket):
+//! REMOTE_USER, HTTPS and REMOTE_ADDR are believed. Not believed is what would change the framing
+//! already done or the server's own part of environ.
 //!
-//! Repeated keys: fields of the client (`HTTP_*`) are joined, since nginx before 1.23 sends repeated
-//! ones so. For all others the last one counts, as with uWSGI: `include uwsgi_params;` followed by an
-//! own `uwsgi_param PATH_INFO …` sends the key twice and means the second. CONTENT_LENGTH, which
-//! frames the body, may be repeated only with the same value.
+//! Repeated keys: fields of the client (`HTTP_*`) are joined, since nginx before 1.23 sends
+//! repeated ones so. For all others the last one counts, as with uWSGI: `include uwsgi_params;`
+//! followed by an own `uwsgi_param PATH_INFO …` sends the key twice and means the second.
+//! CONTENT_LENGTH, which frames the body, may be repeated only with the same value.
 
 use memchr::memchr;
 
@@ -33,8 +33,8 @@ pub struct RequestHead<'b> {
     pub protocol: Option<&'b [u8]>,
     /// SCRIPT_NAME.
     pub script_name: Option<&'b [u8]>,
-    /// PATH_INFO, already percent-decoded by the frontend, without NUL. Under modifier1 30 SCRIPT_NAME
-    /// is cut from it here.
+    /// PATH_INFO, already percent-decoded by the frontend, without NUL. Under modifier1 30
+    /// SCRIPT_NAME is cut from it here.
     pub path_info: Option<&'b [u8]>,
     /// QUERY_STRING, still percent-encoded.
     pub query: Option<&'b [u8]>,
@@ -177,8 +177,8 @@ pub fn repeat_rule(key: &[u8]) -> Repeat {
 }
 
 /// PATH_INFO without the SCRIPT_NAME it begins with, cut only where a path segment ends; otherwise
-/// PATH_INFO as it is. `/app` is cut from `/app` and `/app/x`, never from `/apple`; a SCRIPT_NAME that
-/// ends in `/` names no mount point (PEP 3333) and cuts nothing.
+/// PATH_INFO as it is. `/app` is cut from `/app` and `/app/x`, never from `/apple`; a SCRIPT_NAME
+/// that ends in `/` names no mount point (PEP 3333) and cuts nothing.
 pub fn path_after_script_name<'b>(script_name: &[u8], path_info: &'b [u8]) -> &'b [u8] {
     match path_info.strip_prefix(script_name) {
         Some(rest) if script_name.last() != Some(&b'/') && matches!(rest, [] | [b'/', ..]) => rest,

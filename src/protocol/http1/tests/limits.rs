@@ -122,8 +122,8 @@ fn verdicts_do_not_depend_on_cuts_under_tiny_limits() {
 
 #[test]
 fn a_slow_drip_is_searched_once() {
-    // 60,000 calls over 60,000 bytes: 1.8e9 bytes if each call searched from the start. Counted, not
-    // timed: the scan says how far it came.
+    // 60,000 calls over 60,000 bytes: 1.8e9 bytes if each call searched from the start. Counted,
+    // not timed: the scan says how far it came.
     let bytes = b"GET / HTTP/1.1\r\nHost: a\r\nX: ".iter().copied();
     let bytes: Vec<u8> = bytes.chain(std::iter::repeat_n(b'x', 16_000)).collect();
     let mut scan = HeadScan::default();
