@@ -2,17 +2,17 @@
 //!
 //! Where it stands in the walk of a request: first thing after the claim; reads the slot's record.
 //!
-//! How it is fast: requests come in few *shapes* (the same variables in the same order), and most values are
-//! those of the request before. For each shape there is a template dict that holds the values of the last
-//! request of that shape. A new request walks its record beside the template's slots: where the bytes are
-//! the same nothing is done, where they differ a new `str` replaces the old one in the template; then the
-//! template is copied. CPython copies such a dict by cloning its table, without hashing or growing.
-//! docs/cpython.md has the figures.
+//! How it is fast: requests come in few *shapes* (the same variables in the same order), and most
+//! values are those of the request before. For each shape there is a template dict that holds the
+//! values of the last request of that shape. A new request walks its record beside the template's
+//! slots: where the bytes are the same nothing is done, where they differ a new `str` replaces the
+//! old one in the template; then the template is copied. CPython copies such a dict by cloning its
+//! table, without hashing or growing. docs/cpython.md has the figures.
 //!
-//! Invariants: the application gets a plain `dict` of its own each time, never the template. Templates
-//! are private to a seat, at most [`TEMPLATES_MAX`], each no larger than the largest request head, so what
-//! strangers send cannot make them grow. `wsgi.*` and `ringhorn.*` names never come from a record, except
-//! the known ones.
+//! Invariants: the application gets a plain `dict` of its own each time, never the template.
+//! Templates are private to a seat, at most [`TEMPLATES_MAX`], each no larger than the largest
+//! request head, so what strangers send cannot make them grow. `wsgi.*` and `ringhorn.*` names
+//! never come from a record, except the known ones.
 
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple};
@@ -41,7 +41,8 @@ pub struct Constants<'py> {
 pub struct EnvironMaker {
     /// Interned names, by [`KeyId::index`].
     names: Vec<Py<PyAny>>,
-    /// What every environ holds, with stand-ins for what PEP 3333 requires and a gateway may leave out.
+    /// What every environ holds, with stand-ins for what PEP 3333 requires and a gateway may leave
+    /// out.
     base: Py<PyDict>,
     input_key: Py<PyAny>,
     scheme_key: Py<PyAny>,
@@ -197,8 +198,8 @@ impl EnvironMaker {
 }
 
 impl Template {
-    /// Puts the request's values into the template; false if the request is of another shape (what was
-    /// replaced until then stays: it is what the slot remembers, too).
+    /// Puts the request's values into the template; false if the request is of another shape (what
+    /// was replaced until then stays: it is what the slot remembers, too).
     #[inline]
     fn fill(&mut self, py: Python<'_>, claim: &Claim) -> PyResult<bool> {
         let mut slots = self.slots.iter_mut();

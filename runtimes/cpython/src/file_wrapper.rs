@@ -1,14 +1,15 @@
 //! `wsgi.file_wrapper` (PEP 3333, "Optional Platform-Specific File Handling").
 //!
-//! Where it stands in the walk of a request: made by the application, recognised by `response` when it is
-//! exactly the object the application returned; anywhere else (wrapped by middleware) it is an ordinary
-//! iterable of blocks.
+//! Where it stands in the walk of a request: made by the application, recognised by `response` when
+//! it is exactly the object the application returned; anywhere else (wrapped by middleware) it is
+//! an ordinary iterable of blocks.
 //!
-//! Contract: nothing is read before the object is returned or iterated; transmission starts at the file
-//! object's own position; `close` exists if and only if the wrapped object has one.
+//! Contract: nothing is read before the object is returned or iterated; transmission starts at the
+//! file object's own position; `close` exists if and only if the wrapped object has one.
 //!
-//! How it is sent: a regular file behind a buffered or raw reader of `io` is read with `pread` from that
-//! position, without the GIL; anything else by its own `read`. Both go through the response ring.
+//! How it is sent: a regular file behind a buffered or raw reader of `io` is read with `pread` from
+//! that position, without the GIL; anything else by its own `read`. Both go through the response
+//! ring.
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, c_int, c_void};
@@ -59,7 +60,8 @@ pub fn make_type(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
         python::slot(ffi::Py_tp_iternext, next_block as *mut c_void),
     ];
     let flags = ffi::Py_TPFLAGS_DEFAULT | ffi::Py_TPFLAGS_HAVE_GC;
-    // SAFETY: the size is that of the object the slots expect, and each slot holds its own signature.
+    // SAFETY: the size is that of the object the slots expect, and each slot holds its own
+    // signature.
     let made = unsafe {
         python::make_type(py, NAME, size_of::<WrapperObject>(), flags, Vec::new(), slots)?
     };
@@ -152,8 +154,8 @@ fn regular_file_size(descriptor: c_int) -> Option<i64> {
     }
 }
 
-/// Reads the span piece by piece into the ring. The wrapper holds the file object open meanwhile; only the
-/// application could close it under us, which pread then reports.
+/// Reads the span piece by piece into the ring. The wrapper holds the file object open meanwhile;
+/// only the application could close it under us, which pread then reports.
 fn send_span(request: &Request<'_>, span: Span) -> PyResult<Sent> {
     request.with(|_, live| {
         live.require_head()?;
@@ -191,8 +193,8 @@ fn send_span(request: &Request<'_>, span: Span) -> PyResult<Sent> {
 
 fn read_at(descriptor: c_int, into: &mut [u8], at: i64) -> PyResult<usize> {
     loop {
-        // SAFETY: writes at most `into.len()` bytes into `into`; a descriptor that the application closed
-        // meanwhile makes the call fail.
+        // SAFETY: writes at most `into.len()` bytes into `into`; a descriptor that the application
+        // closed meanwhile makes the call fail.
         let got = unsafe { libc::pread(descriptor, into.as_mut_ptr().cast(), into.len(), at) };
         if let Ok(got) = usize::try_from(got) {
             return Ok(got);
@@ -206,7 +208,8 @@ fn read_at(descriptor: c_int, into: &mut [u8], at: i64) -> PyResult<usize> {
 
 fn parts<'py>(wrapper: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyAny>, isize)> {
     assert!(is_wrapper(wrapper), "callers check the type");
-    // SAFETY: checked in the line above; `file` is null or owned by the wrapper, which `wrapper` keeps alive.
+    // SAFETY: checked in the line above; `file` is null or owned by the wrapper, which `wrapper`
+    // keeps alive.
     unsafe {
         let object = wrapper.as_ptr().cast::<WrapperObject>();
         let file = Bound::from_borrowed_ptr_or_opt(wrapper.py(), (*object).file)
@@ -274,8 +277,8 @@ unsafe fn parse<'py>(
 }
 
 unsafe extern "C" fn dealloc(object: *mut ffi::PyObject) {
-    // SAFETY: the last reference is gone. Untracked first, so that the collector cannot see a half-freed
-    // object; a heap type's instance holds a reference to its type.
+    // SAFETY: the last reference is gone. Untracked first, so that the collector cannot see a
+    // half-freed object; a heap type's instance holds a reference to its type.
     unsafe {
         let kind = ffi::Py_TYPE(object);
         ffi::PyObject_GC_UnTrack(object.cast());
@@ -304,7 +307,8 @@ unsafe extern "C" fn traverse(
 }
 
 unsafe extern "C" fn clear(object: *mut ffi::PyObject) -> c_int {
-    // SAFETY: the field is emptied before the reference goes, because its destructor may look at us.
+    // SAFETY: the field is emptied before the reference goes, because its destructor may look at
+    // us.
     unsafe {
         let object = object.cast::<WrapperObject>();
         let file = std::mem::replace(&mut (*object).file, ptr::null_mut());
@@ -318,8 +322,8 @@ unsafe extern "C" fn attribute(
     object: *mut ffi::PyObject,
     name: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
-    // SAFETY: called by the interpreter with live objects; `file` stays alive through the look-up because a
-    // reference is taken.
+    // SAFETY: called by the interpreter with live objects; `file` stays alive through the look-up
+    // because a reference is taken.
     unsafe {
         let py = python::attached();
         let text = Bound::from_borrowed_ptr(py, name);
@@ -345,7 +349,8 @@ unsafe extern "C" fn iterate(object: *mut ffi::PyObject) -> *mut ffi::PyObject {
 }
 
 unsafe extern "C" fn next_block(object: *mut ffi::PyObject) -> *mut ffi::PyObject {
-    // SAFETY: called by the interpreter with an object of our type (or of a subclass, which has our layout).
+    // SAFETY: called by the interpreter with an object of our type (or of a subclass, which has our
+    // layout).
     unsafe {
         let py = python::attached();
         let wrapper = object.cast::<WrapperObject>();

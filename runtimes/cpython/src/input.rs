@@ -1,15 +1,16 @@
 //! `wsgi.input`: the request's body as a readable stream.
 //!
-//! Where it stands in the walk of a request: while the application runs; the bytes come through the slot's
-//! request ring, filled by the event loop.
+//! Where it stands in the walk of a request: while the application runs; the bytes come through the
+//! slot's request ring, filled by the event loop.
 //!
-//! Contract (PEP 3333, "Input and Error Streams", and `wsgi.input_terminated`): `read`, `readline` and
-//! `readlines` take an optional size where None and negative numbers mean "all"; iteration gives lines;
-//! the end of the body is `b""`, again and again; `close()` is harmless. `read(n)` returns n bytes unless
-//! the body ends before. A body that is cut short raises OSError, never looks like its end.
+//! Contract (PEP 3333, "Input and Error Streams", and `wsgi.input_terminated`): `read`, `readline`
+//! and `readlines` take an optional size where None and negative numbers mean "all"; iteration
+//! gives lines; the end of the body is `b""`, again and again; `close()` is harmless. `read(n)`
+//! returns n bytes unless the body ends before. A body that is cut short raises OSError, never
+//! looks like its end.
 //!
-//! Invariants: bytes are copied once, from the ring into the object that is returned. The GIL is released
-//! only when there are no bytes to be had.
+//! Invariants: bytes are copied once, from the ring into the object that is returned. The GIL is
+//! released only when there are no bytes to be had.
 #![allow(unsafe_code)]
 
 use std::slice;
@@ -23,8 +24,8 @@ use ringhorn_exchange::{BodyRead, RequestWake};
 use crate::python::{self, BytesMaker, Convention};
 use crate::request::{Live, Request};
 
-/// Bytes set aside before they arrive, at most: a client that announces a large body and sends little
-/// must not cost its announced size.
+/// Bytes set aside before they arrive, at most: a client that announces a large body and sends
+/// little must not cost its announced size.
 const RESERVE_BYTES_MAX: usize = 1 << 20;
 /// First room for a line whose length is unknown.
 const LINE_BYTES: usize = 256;
@@ -265,7 +266,8 @@ fn read_line<'py>(request: &Request<'py>, size: Option<usize>) -> PyResult<Bound
     line.freeze()
 }
 
-/// Reads into `line` until its end or `most` bytes are in it, the body ends or has to be waited for.
+/// Reads into `line` until its end or `most` bytes are in it, the body ends or has to be waited
+/// for.
 fn fill_line(
     py: Python<'_>,
     live: &mut Live,

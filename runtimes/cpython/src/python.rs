@@ -1,13 +1,15 @@
 //! The raw calls into the interpreter that the hot path needs, each behind a safe function.
 //!
-//! Where it stands in the walk of a request: below `environ`, `start_response`, `input` and `response`.
-//! pyo3's own types carry ownership (`Bound`, `Py`: their moves and drops cost what a C programmer's
-//! INCREF and DECREF cost while attached); pyo3's call trampolines and conversions are not used here.
+//! Where it stands in the walk of a request: below `environ`, `start_response`, `input` and
+//! `response`. pyo3's own types carry ownership (`Bound`, `Py`: their moves and drops cost what a C
+//! programmer's INCREF and DECREF cost while attached); pyo3's call trampolines and conversions are
+//! not used here.
 //!
-//! Two builds share this file. The full API reads and writes string bodies in place; the limited API
-//! (feature `abi3`) goes through the functions that every CPython since 3.9 exports.
+//! Two builds share this file. The full API reads and writes string bodies in place; the limited
+//! API (feature `abi3`) goes through the functions that every CPython since 3.9 exports.
 //!
-//! Invariant: a function here fails only through its `PyResult`; no success path asks `PyErr_Occurred`.
+//! Invariant: a function here fails only through its `PyResult`; no success path asks
+//! `PyErr_Occurred`.
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, c_int, c_void};
@@ -17,8 +19,8 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
-/// `METH_FASTCALL`. CPython 3.9 has this convention with the same value and signature, but names it in the
-/// limited API only from 3.10 on.
+/// `METH_FASTCALL`. CPython 3.9 has this convention with the same value and signature, but names it
+/// in the limited API only from 3.10 on.
 const METH_FASTCALL: c_int = 0x0080;
 
 /// Signature of a `METH_FASTCALL` method.
@@ -50,8 +52,8 @@ unsafe extern "C" {
 /// The token inside a function that the interpreter called.
 ///
 /// # Safety
-/// The calling thread holds an attached thread state, as it does whenever the interpreter calls a method
-/// or a slot of ours, and keeps it for `'py`.
+/// The calling thread holds an attached thread state, as it does whenever the interpreter calls a
+/// method or a slot of ours, and keeps it for `'py`.
 #[inline]
 pub unsafe fn attached<'py>() -> Python<'py> {
     // SAFETY: the caller's promise.
@@ -79,8 +81,8 @@ pub fn latin1<'py>(py: Python<'py>, bytes: &[u8], ascii: bool) -> PyResult<Bound
     // Empty and one-character strings are the interpreter's singletons; DecodeLatin1 returns those.
     #[cfg(not(Py_LIMITED_API))]
     if ascii && bytes.len() > 1 {
-        // SAFETY: PyUnicode_New returns null or a fresh compact ASCII string of `length` bytes that nobody
-        // else has seen yet, so its body may be written; `bytes` has exactly that length.
+        // SAFETY: PyUnicode_New returns null or a fresh compact ASCII string of `length` bytes that
+        // nobody else has seen yet, so its body may be written; `bytes` has exactly that length.
         return unsafe {
             let text = Bound::from_owned_ptr_or_err(py, ffi::PyUnicode_New(length, 127))?;
             let body = ffi::PyUnicode_1BYTE_DATA(text.as_ptr());
@@ -88,15 +90,16 @@ pub fn latin1<'py>(py: Python<'py>, bytes: &[u8], ascii: bool) -> PyResult<Bound
             Ok(text)
         };
     }
-    // SAFETY: pointer and length come from one slice; a null `errors` means strict, which latin-1 never uses.
+    // SAFETY: pointer and length come from one slice; a null `errors` means strict, which latin-1
+    // never uses.
     unsafe {
         let text = ffi::PyUnicode_DecodeLatin1(bytes.as_ptr().cast(), length, ptr::null());
         Bound::from_owned_ptr_or_err(py, text)
     }
 }
 
-/// Calls `read` with the latin-1 bytes of a `str` (a subclass too). Err(UnicodeEncodeError) for characters
-/// above U+00FF; the object must be a `str`.
+/// Calls `read` with the latin-1 bytes of a `str` (a subclass too). Err(UnicodeEncodeError) for
+/// characters above U+00FF; the object must be a `str`.
 #[inline]
 pub fn with_latin1<R>(text: &Bound<'_, PyAny>, read: impl FnOnce(&[u8]) -> R) -> PyResult<R> {
     assert_is_text(text);
@@ -117,8 +120,9 @@ pub fn with_latin1<R>(text: &Bound<'_, PyAny>, read: impl FnOnce(&[u8]) -> R) ->
 #[cfg(all(not(Py_LIMITED_API), not(Py_3_14)))]
 #[inline]
 fn ascii_body<'a>(text: &'a Bound<'_, PyAny>) -> Option<&'a [u8]> {
-    // SAFETY: with_latin1 checked that this is a str. A compact ASCII string keeps its immutable body right
-    // behind PyASCIIObject, `length` bytes long, for as long as the object lives, which the borrow ensures.
+    // SAFETY: with_latin1 checked that this is a str. A compact ASCII string keeps its immutable
+    // body right behind PyASCIIObject, `length` bytes long, for as long as the object lives, which
+    // the borrow ensures.
     unsafe {
         let text = text.as_ptr();
         if ffi::PyUnicode_IS_COMPACT_ASCII(text) == 0 {
@@ -134,8 +138,9 @@ fn ascii_body<'a>(text: &'a Bound<'_, PyAny>) -> Option<&'a [u8]> {
 #[inline]
 fn ascii_body<'a>(text: &'a Bound<'_, PyAny>) -> Option<&'a [u8]> {
     let mut size: ffi::Py_ssize_t = 0;
-    // SAFETY: with_latin1 checked that this is a str. For ASCII the returned pointer is the string's own body;
-    // for others a UTF-8 form that the object keeps. Both live and stay unchanged as long as the object.
+    // SAFETY: with_latin1 checked that this is a str. For ASCII the returned pointer is the
+    // string's own body; for others a UTF-8 form that the object keeps. Both live and stay
+    // unchanged as long as the object.
     unsafe {
         let body = PyUnicode_AsUTF8AndSize(text.as_ptr(), &mut size);
         if body.is_null() {
@@ -186,7 +191,8 @@ pub fn is_exact_bytes(object: &Bound<'_, PyAny>) -> bool {
 #[inline]
 pub fn bytes_body<'a>(bytes: &'a Bound<'_, PyAny>) -> &'a [u8] {
     assert!(is_bytes(bytes), "callers check that the object is bytes");
-    // SAFETY: checked in the line above; a bytes body is immutable and as long as PyBytes_Size says.
+    // SAFETY: checked in the line above; a bytes body is immutable and as long as PyBytes_Size
+    // says.
     unsafe {
         let size = ffi::PyBytes_Size(bytes.as_ptr()) as usize;
         let body = ffi::PyBytes_AsString(bytes.as_ptr()).cast::<u8>();
@@ -239,8 +245,8 @@ pub fn sequence_length(sequence: &Bound<'_, PyAny>, shape: Shape) -> usize {
     length.max(0) as usize
 }
 
-/// Item `index` of an exact list or tuple, as a reference of its own (a list may be changed by the code that
-/// runs between two looks); None past the end.
+/// Item `index` of an exact list or tuple, as a reference of its own (a list may be changed by the
+/// code that runs between two looks); None past the end.
 #[inline]
 pub fn sequence_item<'py>(
     sequence: &Bound<'py, PyAny>,
@@ -263,7 +269,8 @@ pub fn sequence_item<'py>(
             })
         };
     }
-    // SAFETY: the index is in range and the GIL is held, so the borrowed item is alive when it is counted.
+    // SAFETY: the index is in range and the GIL is held, so the borrowed item is alive when it is
+    // counted.
     unsafe {
         let item = match shape {
             Shape::List => ffi::PyList_GetItem(sequence.as_ptr(), index as ffi::Py_ssize_t),
@@ -296,8 +303,8 @@ pub fn call_two<'py>(
     second: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, PyAny>> {
     #[cfg(not(Py_LIMITED_API))]
-    // SAFETY: slot 0 is scratch space for the callee, as PY_VECTORCALL_ARGUMENTS_OFFSET allows; the two
-    // arguments behind it live through the call.
+    // SAFETY: slot 0 is scratch space for the callee, as PY_VECTORCALL_ARGUMENTS_OFFSET allows; the
+    // two arguments behind it live through the call.
     unsafe {
         let mut arguments = [ptr::null_mut(), first.as_ptr(), second.as_ptr()];
         let result = ffi::PyObject_Vectorcall(
@@ -309,7 +316,8 @@ pub fn call_two<'py>(
         Bound::from_owned_ptr_or_err(callable.py(), result)
     }
     #[cfg(Py_LIMITED_API)]
-    // SAFETY: live objects, ended by the null that the variadic function looks for. It makes no tuple.
+    // SAFETY: live objects, ended by the null that the variadic function looks for. It makes no
+    // tuple.
     unsafe {
         let result = ffi::PyObject_CallFunctionObjArgs(
             callable.as_ptr(),
@@ -324,8 +332,9 @@ pub fn call_two<'py>(
 /// `next(iterator)`: None at the end.
 #[inline]
 pub fn next_item<'py>(iterator: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
-    // SAFETY: PyIter_Next needs an iterator, which PyObject_GetIter made of the application's result. Null
-    // without an exception is the end; only then, once a request, is the exception state looked at.
+    // SAFETY: PyIter_Next needs an iterator, which PyObject_GetIter made of the application's
+    // result. Null without an exception is the end; only then, once a request, is the exception
+    // state looked at.
     unsafe {
         let item = ffi::PyIter_Next(iterator.as_ptr());
         match Bound::from_owned_ptr_or_opt(iterator.py(), item) {
@@ -341,7 +350,8 @@ pub fn iterator<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> 
     unsafe { Bound::from_owned_ptr_or_err(object.py(), ffi::PyObject_GetIter(object.as_ptr())) }
 }
 
-/// Whether the object supports indexing, as a sequence or a mapping: only then is it worth asking its length.
+/// Whether the object supports indexing, as a sequence or a mapping: only then is it worth asking
+/// its length.
 #[inline]
 pub fn has_items(object: &Bound<'_, PyAny>) -> bool {
     // SAFETY: both look at a live object's type.
@@ -350,14 +360,16 @@ pub fn has_items(object: &Bound<'_, PyAny>) -> bool {
     }
 }
 
-/// How many references the object has. Equal to the number we know of means nobody else can reach it.
+/// How many references the object has. Equal to the number we know of means nobody else can reach
+/// it.
 #[inline]
 pub fn reference_count(object: &Bound<'_, PyAny>) -> isize {
     // SAFETY: reads a live object's count.
     unsafe { ffi::Py_REFCNT(object.as_ptr()) }
 }
 
-/// A `bytes` object under construction: written through a slice, then frozen. Nobody else sees it before.
+/// A `bytes` object under construction: written through a slice, then frozen. Nobody else sees it
+/// before.
 pub struct BytesMaker<'py> {
     py: Python<'py>,
     /// Owned; null after a failed resize.
@@ -378,8 +390,9 @@ impl<'py> BytesMaker<'py> {
             return Err(PyErr::fetch(py));
         }
         let maker = BytesMaker { py, object, capacity, filled: 0 };
-        // SAFETY: the fresh body is `capacity` bytes; zeroing it makes every later `&mut [u8]` valid even
-        // where nothing was written. One pass over memory that is about to be written anyway.
+        // SAFETY: the fresh body is `capacity` bytes; zeroing it makes every later `&mut [u8]`
+        // valid even where nothing was written. One pass over memory that is about to be written
+        // anyway.
         unsafe { ptr::write_bytes(maker.body(), 0, capacity) };
         Ok(maker)
     }
@@ -401,7 +414,8 @@ impl<'py> BytesMaker<'py> {
 
     /// The unwritten rest.
     pub fn rest(&mut self) -> &mut [u8] {
-        // SAFETY: within the object's body, initialised in `new` and `grow`, reachable by nobody else.
+        // SAFETY: within the object's body, initialised in `new` and `grow`, reachable by nobody
+        // else.
         unsafe {
             std::slice::from_raw_parts_mut(
                 self.body().add(self.filled),
@@ -427,14 +441,16 @@ impl<'py> BytesMaker<'py> {
         let before = self.capacity;
         self.resize(capacity)?;
         if capacity > before {
-            // SAFETY: the body is now `capacity` long; what realloc added is uninitialised until here.
+            // SAFETY: the body is now `capacity` long; what realloc added is uninitialised until
+            // here.
             unsafe { ptr::write_bytes(self.body().add(before), 0, capacity - before) };
         }
         Ok(())
     }
 
     fn resize(&mut self, capacity: usize) -> PyResult<()> {
-        // SAFETY: the object has one reference, ours; on failure it is freed and the pointer set to null.
+        // SAFETY: the object has one reference, ours; on failure it is freed and the pointer set to
+        // null.
         if unsafe { _PyBytes_Resize(&mut self.object, capacity as ffi::Py_ssize_t) } != 0 {
             self.capacity = 0;
             self.filled = 0;
@@ -460,7 +476,8 @@ impl<'py> BytesMaker<'py> {
 
 impl Drop for BytesMaker<'_> {
     fn drop(&mut self) {
-        // SAFETY: null (given away or freed) or our only reference; the token proves we are attached.
+        // SAFETY: null (given away or freed) or our only reference; the token proves we are
+        // attached.
         unsafe { ffi::Py_XDECREF(self.object) };
     }
 }
@@ -493,8 +510,8 @@ pub enum Convention {
     FastKeywords(FastKeywordsFunction),
 }
 
-/// All conventions in the one field that the interpreter has for them; the flags say which it is. (pyo3-ffi's
-/// own union lacks the fast ones under limited API 3.9.)
+/// All conventions in the one field that the interpreter has for them; the flags say which it is.
+/// (pyo3-ffi's own union lacks the fast ones under limited API 3.9.)
 union AnyConvention {
     plain: ffi::PyCFunction,
     fast: FastFunction,
@@ -517,8 +534,9 @@ pub const fn method(
     };
     ffi::PyMethodDef {
         ml_name: name.as_ptr(),
-        // SAFETY: every field is a function pointer, valid as any other as long as it is not called; the
-        // interpreter calls it by the convention that the flags name, which is the function's own.
+        // SAFETY: every field is a function pointer, valid as any other as long as it is not
+        // called; the interpreter calls it by the convention that the flags name, which is the
+        // function's own.
         ml_meth: ffi::PyMethodDefPointer { PyCFunction: unsafe { function.plain } },
         ml_flags: flags,
         ml_doc: doc.as_ptr(),
@@ -541,11 +559,12 @@ pub fn slot(slot: c_int, function: *mut c_void) -> ffi::PyType_Slot {
     ffi::PyType_Slot { slot, pfunc: function }
 }
 
-/// Makes a type of ours. It lives as long as the process: method tables and slots are leaked on purpose.
+/// Makes a type of ours. It lives as long as the process: method tables and slots are leaked on
+/// purpose.
 ///
 /// # Safety
-/// `basic_size` is the size of the `repr(C)` struct (starting with `PyObject`) that the slots expect, and
-/// every slot holds a function of its slot's signature.
+/// `basic_size` is the size of the `repr(C)` struct (starting with `PyObject`) that the slots
+/// expect, and every slot holds a function of its slot's signature.
 pub unsafe fn make_type<'py>(
     py: Python<'py>,
     name: &'static CStr,

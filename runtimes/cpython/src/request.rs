@@ -1,16 +1,18 @@
-//! The object that stands for one request in Python: `wsgi.input`, and what `start_response` and `write`
-//! are bound to.
+//! The object that stands for one request in Python: `wsgi.input`, and what `start_response` and
+//! `write` are bound to.
 //!
-//! Where it stands in the walk of a request: `seat` puts the claim in, the application reaches it through
-//! `input` and `start_response`, `response` writes through it, `seat` takes the claim out and finishes it.
+//! Where it stands in the walk of a request: `seat` puts the claim in, the application reaches it
+//! through `input` and `start_response`, `response` writes through it, `seat` takes the claim out
+//! and finishes it.
 //!
 //! Invariants:
-//! - The claim lives in [`State::live`] exactly while the request runs. Taking it out detaches the object:
-//!   every later use raises ValueError. No Python object holds ring memory.
-//! - The state is behind a mutex because applications hand `wsgi.input` to other threads. Nobody waits for
-//!   the mutex while holding the GIL, and nobody runs Python code while holding the mutex: so the two
-//!   locks cannot wait for each other.
-//! - In a forked child nothing of the exchange is mapped: [`Request::with`] refuses before it looks.
+//! - The claim lives in [`State::live`] exactly while the request runs. Taking it out detaches the
+//!   object: every later use raises ValueError. No Python object holds ring memory.
+//! - The state is behind a mutex because applications hand `wsgi.input` to other threads. Nobody
+//!   waits for the mutex while holding the GIL, and nobody runs Python code while holding the
+//!   mutex: so the two locks cannot wait for each other.
+//! - In a forked child nothing of the exchange is mapped: [`Request::with`] refuses before it
+//!   looks.
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, c_void};
@@ -77,7 +79,8 @@ impl Live {
         }))
     }
 
-    /// Whether the head is stated and no body may follow it: the iterable need not be asked for more.
+    /// Whether the head is stated and no body may follow it: the iterable need not be asked for
+    /// more.
     pub fn is_bodiless(&self) -> bool {
         self.start == Start::Accepted && self.bodiless
     }
@@ -107,8 +110,8 @@ pub struct Request<'py> {
 }
 
 struct RequestType(NonNull<ffi::PyTypeObject>);
-// SAFETY: the pointer is to a type that lives as long as the process; using it needs an attached thread
-// like any object.
+// SAFETY: the pointer is to a type that lives as long as the process; using it needs an attached
+// thread like any object.
 unsafe impl Send for RequestType {}
 // SAFETY: as above; the pointer itself is never written again.
 unsafe impl Sync for RequestType {}
@@ -127,7 +130,8 @@ impl<'py> Request<'py> {
             python::slot(ffi::Py_tp_iternext, input::next_line as *mut c_void),
         ];
         let flags = ffi::Py_TPFLAGS_DEFAULT;
-        // SAFETY: the size is that of the object the slots expect, and each slot holds its own signature.
+        // SAFETY: the size is that of the object the slots expect, and each slot holds its own
+        // signature.
         let made = unsafe {
             let size = size_of::<RequestObject>();
             python::make_type(py, NAME, size, flags, input::methods(), slots)?
@@ -142,8 +146,8 @@ impl<'py> Request<'py> {
     /// A fresh object without a request.
     pub fn new(py: Python<'py>) -> PyResult<Self> {
         let kind = TYPE.get().ok_or_else(|| PyRuntimeError::new_err("module not initialised"))?;
-        // SAFETY: allocates zeroed memory of the type's size with one reference; the state is written before
-        // anyone sees the object.
+        // SAFETY: allocates zeroed memory of the type's size with one reference; the state is
+        // written before anyone sees the object.
         unsafe {
             let object = ffi::PyType_GenericAlloc(kind.0.as_ptr(), 0);
             let bound = Bound::from_owned_ptr_or_err(py, object)?;
@@ -156,7 +160,8 @@ impl<'py> Request<'py> {
     /// The request object behind `self` of a method or slot.
     ///
     /// # Safety
-    /// `object` is the `self` that the interpreter passed to a method, slot or bound function of this type.
+    /// `object` is the `self` that the interpreter passed to a method, slot or bound function of
+    /// this type.
     pub unsafe fn from_self(py: Python<'py>, object: *mut ffi::PyObject) -> Self {
         // SAFETY: a live object, by the caller's promise.
         Request { object: unsafe { Bound::from_borrowed_ptr(py, object) } }
@@ -183,13 +188,13 @@ impl<'py> Request<'py> {
     }
 
     fn state(&self) -> &Mutex<State> {
-        // SAFETY: every Request is of this type (its constructors ensure it), so the state was written by `new`
-        // and lives as long as the object, which `self` keeps.
+        // SAFETY: every Request is of this type (its constructors ensure it), so the state was
+        // written by `new` and lives as long as the object, which `self` keeps.
         unsafe { &(*self.object.as_ptr().cast::<RequestObject>()).state }
     }
 
-    /// Locks the state. While another thread of the application is inside (it waits for body bytes without
-    /// the GIL), waits without the GIL as well.
+    /// Locks the state. While another thread of the application is inside (it waits for body bytes
+    /// without the GIL), waits without the GIL as well.
     pub fn lock(&self) -> MutexGuard<'_, State> {
         loop {
             match self.state().try_lock() {
@@ -198,13 +203,14 @@ impl<'py> Request<'py> {
                 Err(TryLockError::WouldBlock) => {}
             }
             let state = self.state();
-            // A guard cannot cross `detach`: wait for the mutex to come free, then try again with the GIL.
+            // A guard cannot cross `detach`: wait for the mutex to come free, then try again with
+            // the GIL.
             self.py().detach(|| drop(state.lock()));
         }
     }
 
-    /// Runs `act` on the live request; raises ValueError after its end and RuntimeError in a forked child.
-    /// `act` must not run Python code.
+    /// Runs `act` on the live request; raises ValueError after its end and RuntimeError in a forked
+    /// child. `act` must not run Python code.
     pub fn with<R>(&self, act: impl FnOnce(Python<'py>, &mut Live) -> PyResult<R>) -> PyResult<R> {
         refuse_in_child()?;
         let mut state = self.lock();
@@ -254,12 +260,13 @@ unsafe extern "C" fn refuse_new(
 }
 
 unsafe extern "C" fn dealloc(object: *mut ffi::PyObject) {
-    // SAFETY: the last reference is gone, so nobody holds the mutex; the state was written by `new`. The type
-    // is a heap type: each instance holds a reference to it.
+    // SAFETY: the last reference is gone, so nobody holds the mutex; the state was written by
+    // `new`. The type is a heap type: each instance holds a reference to it.
     unsafe {
         let kind = ffi::Py_TYPE(object);
         if is_forked() {
-            // Finishing a claim would touch memory that only the parent has; the child leaves by _exit.
+            // Finishing a claim would touch memory that only the parent has; the child leaves by
+            // _exit.
             return;
         }
         ptr::drop_in_place(&raw mut (*object.cast::<RequestObject>()).state);

@@ -3,15 +3,16 @@
 //! Where it stands in the walk of a request: after the call of the application, before the claim is
 //! finished.
 //!
-//! Contract (PEP 3333, "Handling the start_response and the iterable"): empty pieces send nothing; the head
-//! leaves with the first non-empty one or at the end; each piece is handed to the event loop before the
-//! next is asked for; not a byte past Content-Length, and no more iteration once it is reached; a body of one
-//! piece gets a Content-Length; HEAD, 1xx, 204 and 304 have none. An exception before the head has left
-//! becomes a 500; after that the response is cut so that it cannot look whole.
+//! Contract (PEP 3333, "Handling the start_response and the iterable"): empty pieces send nothing;
+//! the head leaves with the first non-empty one or at the end; each piece is handed to the event
+//! loop before the next is asked for; not a byte past Content-Length, and no more iteration once it
+//! is reached; a body of one piece gets a Content-Length; HEAD, 1xx, 204 and 304 have none. An
+//! exception before the head has left becomes a 500; after that the response is cut so that it
+//! cannot look whole.
 //!
-//! Invariants: [`deliver`] and [`refuse`] leave the request detached and the claim finished on every path.
-//! The application's `close()` is called exactly once on every path of [`deliver`], after the claim was
-//! finished, so that the client does not wait for it.
+//! Invariants: [`deliver`] and [`refuse`] leave the request detached and the claim finished on
+//! every path. The application's `close()` is called exactly once on every path of [`deliver`],
+//! after the claim was finished, so that the client does not wait for it.
 
 use pyo3::exceptions::{PyConnectionAbortedError, PySystemExit, PyTypeError};
 use pyo3::prelude::*;
@@ -71,7 +72,8 @@ fn write_error(live: &mut Live) -> bool {
     writer.write(ERROR_BODY) == Ok(ERROR_BODY.len())
 }
 
-/// A forked child came back from the application by an exception. It leaves here: the claim is the parent's.
+/// A forked child came back from the application by an exception. It leaves here: the claim is the
+/// parent's.
 fn leave_child(py: Python<'_>, error: PyErr, incidents: &Incidents<'_, '_>) -> ! {
     let code = match error.value(py).getattr("code") {
         Ok(code) if error.is_instance_of::<PySystemExit>(py) => {
@@ -147,7 +149,8 @@ fn send_only(request: &Request<'_>, piece: &Bound<'_, PyAny>) -> PyResult<Sent> 
     }
 }
 
-/// Exactly a list or tuple: all pieces are there, so the length is known and nothing need leave early.
+/// Exactly a list or tuple: all pieces are there, so the length is known and nothing need leave
+/// early.
 fn send_sequence(request: &Request<'_>, pieces: &Bound<'_, PyAny>, shape: Shape) -> PyResult<Sent> {
     if python::sequence_length(pieces, shape) == 1
         && let Some(piece) = python::sequence_item(pieces, shape, 0)
@@ -184,7 +187,8 @@ fn send_sequence(request: &Request<'_>, pieces: &Bound<'_, PyAny>, shape: Shape)
 
 fn send_iterable(request: &Request<'_>, result: &Bound<'_, PyAny>) -> PyResult<Sent> {
     let iterator = python::iterator(result)?;
-    // A length of 1 lets the server state the length of the body (PEP 3333); an iterable need not have one.
+    // A length of 1 lets the server state the length of the body (PEP 3333); an iterable need not
+    // have one.
     let only_one = !iterator.is(result) && python::has_items(result) && {
         result.len().is_ok_and(|length| length == 1)
     };

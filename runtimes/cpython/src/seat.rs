@@ -4,11 +4,14 @@
 //! `start_response`, `response` → the claim is finished and the loop hears of it.
 //!
 //! Invariants:
-//! - The GIL is taken first and the request claimed second, and it is kept from request to request: it is
-//!   released only when there is nothing to claim, or inside a request when a read or write would block.
-//! - Whatever an application raises, SystemExit and KeyboardInterrupt included, costs its request only.
-//! - The request object and its two callables are used again for the next request if and only if nobody
-//!   else holds a reference to any of them; else they stay behind, detached, and new ones are made.
+//! - The GIL is taken first and the request claimed second, and it is kept from request to request:
+//!   it is released only when there is nothing to claim, or inside a request when a read or write
+//!   would block.
+//! - Whatever an application raises, SystemExit and KeyboardInterrupt included, costs its request
+//!   only.
+//! - The request object and its two callables are used again for the next request if and only if
+//!   nobody else holds a reference to any of them; else they stay behind, detached, and new ones
+//!   are made.
 //! - A forked child of the application never gets past the call: it leaves by `_exit`.
 
 use pyo3::prelude::*;
@@ -84,7 +87,8 @@ impl<'a> SeatLoop<'a> {
     #[inline]
     fn serve(&mut self, py: Python<'_>, claim: Claim) {
         if let Err(error) = self.try_serve(py, claim) {
-            // Only our own preparations fail here (out of memory): the dropped claim cut the request.
+            // Only our own preparations fail here (out of memory): the dropped claim cut the
+            // request.
             report(py, self.service, "a request could not be prepared", Some(error), None);
         }
     }
@@ -100,7 +104,8 @@ impl<'a> SeatLoop<'a> {
         let result = python::call_two(application, environ.as_any(), start_response);
         let incidents = Incidents { service: self.service, environ: &environ };
         match result {
-            // A child that the application forked must neither serve nor run the parent's atexit handlers.
+            // A child that the application forked must neither serve nor run the parent's atexit
+            // handlers.
             Ok(_) if is_forked() => exit_now(0),
             Ok(result) => response::deliver(&request, result, &incidents),
             Err(error) => response::refuse(&request, error, &incidents),
@@ -108,7 +113,8 @@ impl<'a> SeatLoop<'a> {
         if is_forked() {
             exit_now(0);
         }
-        // The application's own objects go first: their destructors may run for a while or look around.
+        // The application's own objects go first: their destructors may run for a while or look
+        // around.
         drop(environ);
         drop(request);
         if handles.is_ours_alone(py) {

@@ -1,17 +1,18 @@
 //! `start_response` and the `write` it returns.
 //!
-//! Where it stands in the walk of a request: called by the application, before or during the first step of
-//! its iterable. Status and fields go straight into the slot's response ring through the exchange's
-//! `ResponseWriter`, which owns framing and refuses what may not be on the wire.
+//! Where it stands in the walk of a request: called by the application, before or during the first
+//! step of its iterable. Status and fields go straight into the slot's response ring through the
+//! exchange's `ResponseWriter`, which owns framing and refuses what may not be on the wire.
 //!
-//! Contract (PEP 3333): the status is a `str` "NNN reason"; the fields are exactly a `list` of exactly
-//! 2-`tuple`s of `str` within latin-1 (a subclass of `str` is let through: its characters are what counts);
-//! checks are made inside the call; nothing is sent by it. A second call needs `exc_info`, even if the first
-//! one raised; with `exc_info` it replaces an unsent head, and raises the exception again when the head is
-//! out. `write(bytes)` hands the bytes to the event loop before it returns.
+//! Contract (PEP 3333): the status is a `str` "NNN reason"; the fields are exactly a `list` of
+//! exactly 2-`tuple`s of `str` within latin-1 (a subclass of `str` is let through: its characters
+//! are what counts); checks are made inside the call; nothing is sent by it. A second call needs
+//! `exc_info`, even if the first one raised; with `exc_info` it replaces an unsent head, and raises
+//! the exception again when the head is out. `write(bytes)` hands the bytes to the event loop
+//! before it returns.
 //!
-//! Both are built-in functions bound to the request object: the interpreter calls those without building a
-//! tuple, and specialises the call (CPython 3.11 and later).
+//! Both are built-in functions bound to the request object: the interpreter calls those without
+//! building a tuple, and specialises the call (CPython 3.11 and later).
 #![allow(unsafe_code)]
 
 use pyo3::exceptions::{
@@ -67,7 +68,8 @@ unsafe extern "C" fn write(
     object: *mut ffi::PyObject,
     data: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
-    // SAFETY: called by the interpreter with the object the function is bound to and one live argument.
+    // SAFETY: called by the interpreter with the object the function is bound to and one live
+    // argument.
     let (request, data) = unsafe {
         let py = python::attached();
         (Request::from_self(py, object), Bound::from_borrowed_ptr(py, data))
@@ -88,7 +90,8 @@ struct Call<'py> {
 /// Sorts positional and keyword arguments.
 ///
 /// # Safety
-/// `arguments` holds `count` live objects and one more for each name in the tuple `names` (null: none).
+/// `arguments` holds `count` live objects and one more for each name in the tuple `names` (null:
+/// none).
 unsafe fn parse<'py>(
     py: Python<'py>,
     arguments: *const *mut ffi::PyObject,
@@ -222,7 +225,8 @@ fn wrong_type(what: &str, wanted: &str, found: &Bound<'_, PyAny>) -> PyErr {
     PyTypeError::new_err(format!("{what} must be a {wanted}, not {found}"))
 }
 
-/// Says what was refused and why. The values are the application's own strings: shown as Python would.
+/// Says what was refused and why. The values are the application's own strings: shown as Python
+/// would.
 fn head_error(
     error: HeadError,
     name: Option<&Bound<'_, PyAny>>,
@@ -286,8 +290,8 @@ pub enum Sent {
     Abandoned,
 }
 
-/// Puts one piece of the response into the ring, waiting without the GIL while the ring is full; then, if
-/// `flush` is set, tells the loop. An empty piece sends nothing, not even the head.
+/// Puts one piece of the response into the ring, waiting without the GIL while the ring is full;
+/// then, if `flush` is set, tells the loop. An empty piece sends nothing, not even the head.
 pub fn send_bytes(request: &Request<'_>, mut bytes: &[u8], flush: bool) -> PyResult<Sent> {
     loop {
         let step = request.with(|py, live| {
@@ -323,8 +327,8 @@ pub fn put(py: Python<'_>, live: &mut Live, bytes: &mut &[u8], flush: bool) -> P
             }
             Ok(taken) => *bytes = &bytes[taken..],
             Err(WriteError::PastLength) => return Put::Done(Sent::PastLength),
-            // The caller has checked that there is a head and that this is no child: what is left is that
-            // the loop gave the request up.
+            // The caller has checked that there is a head and that this is no child: what is left
+            // is that the loop gave the request up.
             Err(WriteError::Abandoned | WriteError::NoHead | WriteError::Forked) => {
                 return Put::Done(Sent::Abandoned);
             }

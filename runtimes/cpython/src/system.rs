@@ -11,8 +11,8 @@ use std::time::Duration;
 
 /// Takes over a descriptor whose number was given on the command line. None if it is not open.
 pub fn adopt(number: RawFd) -> Option<OwnedFd> {
-    // SAFETY: F_GETFD only looks. That nobody else in this process owns the number is the supervisor's
-    // contract: it was made for this process and named to nobody else.
+    // SAFETY: F_GETFD only looks. That nobody else in this process owns the number is the
+    // supervisor's contract: it was made for this process and named to nobody else.
     unsafe {
         if number < 0 || libc::fcntl(number, libc::F_GETFD) < 0 {
             return None;
@@ -36,11 +36,13 @@ pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 /// Empties a non-blocking pipe.
 pub fn drain(pipe: BorrowedFd<'_>) {
     let mut bytes = [0u8; 64];
-    // SAFETY: reads into `bytes` only. Any failure (empty, interrupted) means there is nothing to drain now.
+    // SAFETY: reads into `bytes` only. Any failure (empty, interrupted) means there is nothing to
+    // drain now.
     while unsafe { libc::read(pipe.as_raw_fd(), bytes.as_mut_ptr().cast(), bytes.len()) } > 0 {}
 }
 
-/// Which of two descriptors have something to read (or an end of file); (false, false) after `timeout`.
+/// Which of two descriptors have something to read (or an end of file); (false, false) after
+/// `timeout`.
 pub fn wait_for_either(
     first: BorrowedFd<'_>,
     second: BorrowedFd<'_>,
@@ -61,8 +63,8 @@ pub fn wait_for_either(
     Ok((entries[0].revents != 0, entries[1].revents != 0))
 }
 
-/// Runs `spawn` with every signal blocked, so that a thread it starts never receives one: signals are
-/// for the interpreter's threads.
+/// Runs `spawn` with every signal blocked, so that a thread it starts never receives one: signals
+/// are for the interpreter's threads.
 pub fn with_signals_blocked<R>(spawn: impl FnOnce() -> R) -> R {
     let mut before = MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: both sets are written before they are read; the mask is that of the calling thread.

@@ -3,11 +3,11 @@
 //! Where it stands in the walk of a request: before the first and after the last one.
 //!
 //! Invariants:
-//! - The control socket is read by one native thread that never needs the GIL, so that a worker whose
-//!   application hangs still notices that it is to stop or that its server is gone.
+//! - The control socket is read by one native thread that never needs the GIL, so that a worker
+//!   whose application hangs still notices that it is to stop or that its server is gone.
 //! - Until the application is loaded there is nothing to finish: a stop ends the process at once.
-//! - When the server is gone, requests in hand get [`ORPHAN_GRACE`] and then the process ends, whatever
-//!   Python does.
+//! - When the server is gone, requests in hand get [`ORPHAN_GRACE`] and then the process ends,
+//!   whatever Python does.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -28,7 +28,8 @@ use crate::environ::Constants;
 use crate::seat::{SeatLoop, Service};
 use crate::system::{self, exit_now};
 
-/// What running requests get after the server's death; by taste: long enough to commit a transaction.
+/// What running requests get after the server's death; by taste: long enough to commit a
+/// transaction.
 const ORPHAN_GRACE: Duration = Duration::from_secs(5);
 
 /// A worker process after the hand-shake.
@@ -45,8 +46,9 @@ pub struct Worker {
 struct Shared {
     control: ControlSocket,
     end: Arc<WorkerEnd>,
-    /// Set once, before the first claim. Relaxed: nothing is published with it. The native thread that reads
-    /// it too early ends a worker that has not begun; the server then counts no request as held by it.
+    /// Set once, before the first claim. Relaxed: nothing is published with it. The native thread
+    /// that reads it too early ends a worker that has not begun; the server then counts no request
+    /// as held by it.
     serving: AtomicBool,
     first_seat: u16,
 }
@@ -56,7 +58,8 @@ struct Prepared {
     errors: Py<PyAny>,
 }
 
-/// Takes over the control socket, greets the server and receives the set-up; starts the native thread.
+/// Takes over the control socket, greets the server and receives the set-up; starts the native
+/// thread.
 #[pyfunction]
 pub fn connect(py: Python<'_>, descriptor: i32) -> PyResult<Worker> {
     let Some(descriptor) = system::adopt(descriptor) else {
@@ -99,7 +102,8 @@ fn shake_hands(
     control.send(hello, &[])?;
     match control.receive::<ToWorker>()? {
         Received::Message(ToWorker::Setup(setup), descriptors) => Ok((setup, descriptors)),
-        // Stopped before it began, or refused as a module of another build: the server has said why.
+        // Stopped before it began, or refused as a module of another build: the server has said
+        // why.
         Received::Message(ToWorker::Stop(_), _) | Received::Closed => {
             Err(ControlError::Malformed("the server wants no worker like this one"))
         }
@@ -186,14 +190,16 @@ impl Worker {
         self.shared.serving.store(true, Ordering::Relaxed);
     }
 
-    /// Serves in the calling thread as seat `index` (from 0) of this worker, until the server says stop.
+    /// Serves in the calling thread as seat `index` (from 0) of this worker, until the server says
+    /// stop.
     fn serve(&self, py: Python<'_>, index: u16) -> PyResult<()> {
         let prepared = self
             .prepared
             .get(py)
             .ok_or_else(|| PyRuntimeError::new_err("serve() before prepare()"))?;
         if let Some(core) = self.setup.cpu {
-            // An invalid core is reported by the server, which checks the list; unpinned still works.
+            // An invalid core is reported by the server, which checks the list; unpinned still
+            // works.
             let _unpinned = system::pin_thread(core as usize);
         }
         let constants = Constants {
@@ -259,8 +265,8 @@ fn hear(shared: &Shared) -> Heard {
             }
             Heard::Message
         }
-        // A second set-up has no meaning; what is not understood from a server of the same build is a bug
-        // there, and no reason to drop requests here.
+        // A second set-up has no meaning; what is not understood from a server of the same build is
+        // a bug there, and no reason to drop requests here.
         Ok(Received::Message(ToWorker::Setup(_), _) | Received::Nothing) => Heard::Message,
         Ok(Received::Closed) | Err(_) => {
             leave_unless_serving(shared, 1);

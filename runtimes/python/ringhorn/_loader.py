@@ -8,9 +8,9 @@ Grammar of a specification:
     module:attribute          dotted attributes allowed: `shop.wsgi:site.application`
     module:factory()          the factory is called once; arguments may be Python literals:
                               `shop:create_app("production", debug=False)`
-    path/to/file.py           likewise with a file instead of a module; what contains a `/` or ends in
-    path/to/file.py:attribute `.py` or `.wsgi` is a file. Its folder becomes `sys.path[0]`, as for
-                              `python path/to/file.py`, but it is not `__main__`.
+    path/to/file.py           likewise with a file instead of a module: what contains a `/`, ends in
+    path/to/file.py:attribute `.py`, or is a file that ends in `.wsgi`. Its folder becomes `sys.path[0]`,
+                              as for `python path/to/file.py`, but it is not `__main__`.
 
 Invariant: whatever goes wrong ends in `ApplicationError` whose text is meant for the log: one line of
 what failed, the application's own traceback if its code ran, and a `hint:` line.
@@ -25,7 +25,6 @@ import sys
 import traceback
 
 ATTRIBUTES_DEFAULT = ("application", "app")
-FILE_SUFFIXES = (".py", ".wsgi")
 
 
 class ApplicationError(Exception):
@@ -73,7 +72,12 @@ def split_specification(specification):
 
 
 def is_file(source):
-    return "/" in source or source.endswith(FILE_SUFFIXES)
+    # `mysite.wsgi` is Django's usual module name: it is a file only where there is one.
+    return (
+        "/" in source
+        or source.endswith(".py")
+        or (source.endswith(".wsgi") and os.path.isfile(source))
+    )
 
 
 def import_module(name):
