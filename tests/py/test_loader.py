@@ -218,8 +218,8 @@ def test_file_that_would_hide_a_loaded_module(folder):
 def boot_line():
     """The one-liner of the bootstrap's docstring, as the supervisor passes it."""
     text = (PACKAGE / "_bootstrap.py").read_text()
-    [line] = [line.strip() for line in text.splitlines() if line.strip().startswith("import sys;")]
-    return line
+    block = text[text.index("    import sys;") : text.index("RUNTIME_DIR  absolute")]
+    return "".join(line.strip() for line in block.splitlines())
 
 
 def boot(runtime_dir, *arguments, **options):
@@ -257,9 +257,7 @@ def test_unknown_kind_is_exit_4(empty_runtime):
     assert ended.returncode == 4 and "'fastest' is no kind" in ended.stderr
 
 
-@pytest.mark.parametrize(
-    "kind, files", [("auto", [0, 1]), ("version", [0]), ("abi3", [1])]
-)
+@pytest.mark.parametrize("kind, files", [("auto", [0, 1]), ("version", [0]), ("abi3", [1])])
 def test_order_in_which_native_modules_are_tried(kind, files):
     bootstrap = load_file("_bootstrap")
     both = ["_ringhorn" + importlib.machinery.EXTENSION_SUFFIXES[0], "_ringhorn.abi3.so"]
@@ -272,8 +270,7 @@ def test_main_module_is_left_clean(empty_runtime, tmp_path):
     write(
         empty_runtime,
         "_bootstrap.py",
-        (PACKAGE / "_bootstrap.py").read_text()
-        + "\n\ndef load_native(runtime_dir, kind):\n"
+        (PACKAGE / "_bootstrap.py").read_text() + "\n\ndef load_native(runtime_dir, kind):\n"
         "    import json, multiprocessing.spawn\n"
         "    main = sys.modules['__main__']\n"
         "    prepared = multiprocessing.spawn.get_preparation_data('child')\n"

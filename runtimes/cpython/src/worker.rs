@@ -64,7 +64,8 @@ struct Prepared {
 pub fn connect(py: Python<'_>, descriptor: i32) -> PyResult<Worker> {
     let Some(descriptor) = system::adopt(descriptor) else {
         return Err(PyRuntimeError::new_err(format!(
-            "descriptor {descriptor} is no control socket\nhint: workers are started by the server, not by hand"
+            "descriptor {descriptor} is no control socket\n\
+             hint: workers are started by the server, not by hand"
         )));
     };
     let control = ControlSocket::from_descriptor(descriptor)?;
@@ -127,7 +128,8 @@ fn attach(setup: &Setup, descriptors: Vec<OwnedFd>) -> PyResult<WorkerEnd> {
     }
     WorkerEnd::attach(loops, seats, setup.generation).map_err(|error| {
         PyRuntimeError::new_err(format!(
-            "{error}\nhint: server and native module must come from one build; install or build both again"
+            "{error}\nhint: server and native module must come from one build; \
+             install or build both again"
         ))
     })
 }

@@ -1,4 +1,4 @@
-"""First Python code of a worker process: loads the native module, then the application, then serves.
+"""First Python code of a worker process: loads the native module and the application, then serves.
 
 How a worker is started (the contract with `src/supervisor/worker.rs`)
 ----------------------------------------------------------------------
@@ -6,22 +6,25 @@ The server executes, with the control socket (SOCK_SEQPACKET) as descriptor CONT
 
     PYTHON [interpreter flags] -X faulthandler -c BOOT RUNTIME_DIR CONTROL [KIND]
 
-BOOT is this text, exactly (one line; the supervisor keeps the same constant):
+BOOT is this text without its line breaks (the supervisor keeps the same constant):
 
-    import sys;sys.path[:1]=filter(None,sys.path[:1]);from importlib.util import *;s=spec_from_file_location('_ringhorn_bootstrap',sys.argv[1]+'/_bootstrap.py');m=sys.modules[s.name]=module_from_spec(s);s.loader.exec_module(m);m.main(*sys.argv[1:])
+    import sys;sys.path[:1]=filter(None,sys.path[:1]);
+    from importlib.util import *;
+    s=spec_from_file_location('_ringhorn_bootstrap',sys.argv[1]+'/_bootstrap.py');
+    m=sys.modules[s.name]=module_from_spec(s);s.loader.exec_module(m);m.main(*sys.argv[1:])
 
 RUNTIME_DIR  absolute path of the folder that holds, side by side and flat: this file, `_loader.py`,
              `_errors.py`, and the native modules `_ringhorn.cpython-3XX-x86_64-linux-gnu.so` (one
-             per version built for) and `_ringhorn.abi3.so`. In a checkout that is `target/runtime/`;
+             per version built for) and `_ringhorn.abi3.so`. In a checkout that is `target/runtime`;
              in an installed wheel it is the package folder itself, beside the `ringhorn` binary.
 CONTROL      the descriptor number in decimal; 3 when the server starts us. It may be inheritable:
              the first thing done here is to make it close-on-exec.
 KIND         `auto` (default): the version-specific module if there is one, else abi3; `version` or
              `abi3`: only that one (for measurements, and to step round a broken build).
 
-No interpreter flag is added beyond `-X faulthandler`: no `-I`, `-E`, `-s` or `-P`, so PYTHONPATH, the
-virtualenv, sitecustomize and usercustomize are honoured. Environment, working directory, process
-group and descriptors 0-2 are the supervisor's to arrange before exec; `Setup.chdir` and
+No interpreter flag is added beyond `-X faulthandler`: no `-I`, `-E`, `-s` or `-P`, so PYTHONPATH,
+the virtualenv, sitecustomize and usercustomize are honoured. Environment, working directory,
+process group and descriptors 0-2 are the supervisor's to arrange before exec; `Setup.chdir` and
 `Setup.pythonpath` are applied here.
 
 How the native modules get there: two separate cargo calls with target folders of their own,
@@ -31,22 +34,22 @@ How the native modules get there: two separate cargo calls with target folders o
     PYO3_BUILD_EXTENSION_MODULE=1 \\
         cargo build -p ringhorn-cpython --release --features abi3 --target-dir target/abi3
 
-each leaving `release/lib_ringhorn.so`, copied to RUNTIME_DIR under the names above (the version-specific
-one takes `_ringhorn` + `sysconfig.get_config_var("EXT_SUFFIX")` of that interpreter).
+each leaving `release/lib_ringhorn.so`, copied to RUNTIME_DIR under the names above (the
+version-specific one takes `_ringhorn` + `sysconfig.get_config_var("EXT_SUFFIX")` of that
+interpreter). `make python-module PYTHON=...` does it all.
 
 What a worker's end looks like from outside
 -------------------------------------------
 Exit code 0: stopped on request. 3: the application cannot be loaded (a `Failed` message went up the
 control socket and the traceback to stderr). 4: the worker cannot boot: no fitting native module, a
-module of another version or layout, a refused hand-shake (stderr says what; `Failed` too where a
-module was there to send it).
+module of another version or layout, a refused hand-shake (stderr says what).
 
 Invariants
 ----------
-`__main__` stays what `python -c` makes it: no `__file__`, no `__spec__`, no names of ours. That is what
-`multiprocessing` wants to see: its spawn and forkserver children then re-import nothing. RUNTIME_DIR
-never enters `sys.path`. `sys.path[0]` is the application's folder (`--chdir`, else the working
-directory) unless the interpreter runs with `-P` or `-I`.
+`__main__` stays what `python -c` makes it: no `__file__`, no `__spec__`, no names of ours. That is
+what `multiprocessing` wants to see: its spawn and forkserver children then re-import nothing.
+RUNTIME_DIR never enters `sys.path`. `sys.path[0]` is the application's folder (`--chdir`, else the
+working directory) unless the interpreter runs with `-P` or `-I`.
 """
 
 import faulthandler
@@ -68,7 +71,7 @@ class BootError(Exception):
 
 
 def main(runtime_dir, control, kind="auto"):
-    """A worker's whole life; returns when the server asked it to stop, so that atexit handlers run."""
+    """A worker's whole life; returns when the server says stop, so that atexit handlers run."""
     control = int(control)
     os.set_inheritable(control, False)
     clean_main_module()
@@ -108,7 +111,9 @@ def clean_main_module():
 def load_native(runtime_dir, kind):
     """Loads `_ringhorn` by its absolute path, so that our folder need not be on sys.path."""
     if kind not in KINDS:
-        raise BootError("%r is no kind of native module\nhint: one of %s" % (kind, ", ".join(KINDS)))
+        raise BootError(
+            "%r is no kind of native module\nhint: one of %s" % (kind, ", ".join(KINDS))
+        )
     wanted = native_files(kind)
     for filename in wanted:
         path = os.path.join(runtime_dir, filename)
@@ -190,7 +195,7 @@ def note_signal(number, frame):
 
 
 def enter_application_folder(chdir, pythonpath, loader):
-    """Applies --chdir and --pythonpath; relative entries of the latter start where the server started."""
+    """Applies --chdir and --pythonpath; relative entries of the latter start where we do."""
     pythonpath = [os.path.abspath(entry) for entry in pythonpath]
     if chdir:
         try:
@@ -219,7 +224,7 @@ def serve(worker, threads):
 
 
 def leave(code, text):
-    """Ends the process at once: an application that failed half-way may have left threads behind."""
+    """Ends the process at once: what failed half-way may have left threads behind."""
     try:
         sys.stderr.write(text + "\n")
         sys.stderr.flush()

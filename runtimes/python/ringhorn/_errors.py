@@ -1,11 +1,12 @@
 """`wsgi.errors` and the report of an application's exception: all that a worker writes to stderr.
 
-Used by the native module at each request (`ErrorStream`, one object for all) and when a request goes
-wrong (`report`). Both look `sys.stderr` up at each call, so an application that replaces it is heard
-where it wants to be.
+Used by the native module at each request (`ErrorStream`, one object for all) and when a request
+goes wrong (`report`). Both look `sys.stderr` up at each call, so an application that replaces it is
+heard where it wants to be.
 
-Invariants: no `str` makes `ErrorStream.write` raise, lone surrogates included; closing it does nothing
-(PEP 3333: the server owns the stream); one report is one write, so reports of threads do not mix.
+Invariants: no `str` makes `ErrorStream.write` raise, lone surrogates included; closing it does
+nothing (PEP 3333: the server owns the stream); one report is one write, so reports of threads do
+not mix.
 """
 
 import sys
@@ -60,7 +61,7 @@ class ErrorStream:
 
 
 def report(what, request_id, method, path, error):
-    """Writes one incident: `what` happened in that request, and `error`'s traceback if there is one.
+    """Writes one incident: `what` happened in that request, with `error`'s traceback if any.
 
     Never raises: it runs where an exception of its own would have nobody to go to.
     """

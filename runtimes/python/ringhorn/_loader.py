@@ -1,6 +1,6 @@
 """Finds the application a specification names; pure Python, knows nothing of the server.
 
-Used by `_bootstrap.py` in a worker, before the first request. Every CPython and PyPy runtime shares it.
+Used by `_bootstrap.py` in a worker, before the first request; shared by all runtimes.
 
 Grammar of a specification:
 
@@ -9,11 +9,12 @@ Grammar of a specification:
     module:factory()          the factory is called once; arguments may be Python literals:
                               `shop:create_app("production", debug=False)`
     path/to/file.py           likewise with a file instead of a module: what contains a `/`, ends in
-    path/to/file.py:attribute `.py`, or is a file that ends in `.wsgi`. Its folder becomes `sys.path[0]`,
-                              as for `python path/to/file.py`, but it is not `__main__`.
+    path/to/file.py:attribute `.py`, or is a file that ends in `.wsgi`. Its folder becomes
+                              `sys.path[0]`, as for `python path/to/file.py`, but it is not
+                              `__main__`.
 
-Invariant: whatever goes wrong ends in `ApplicationError` whose text is meant for the log: one line of
-what failed, the application's own traceback if its code ran, and a `hint:` line.
+Invariant: whatever goes wrong ends in `ApplicationError` whose text is meant for the log: one line
+of what failed, the application's own traceback if its code ran, and a `hint:` line.
 """
 
 import ast
@@ -66,7 +67,7 @@ def split_specification(specification):
     if not source or (colon and not attribute):
         raise ApplicationError(
             "%r does not name an application" % specification,
-            "write `module:callable`, `module:factory()`, `module`, `file.py` or `file.py:callable`",
+            "write `module:callable`, `module:factory()`, `module`, `file.py` or `file.py:name`",
         )
     return source, attribute if colon else None
 
@@ -85,14 +86,15 @@ def import_module(name):
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        # Only "the module that was asked for is not there" is ours to explain; a missing module further
-        # down is the application's error and keeps its traceback.
+        # Only "the module that was asked for is not there" is ours to explain; a missing module
+        # further down is the application's error and keeps its traceback.
         if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
             raise ApplicationError(
                 "no module named %r" % error.name, search_hint(name), own_traceback(error)
             ) from None
         raise failed_import(name, error) from None
-    except BaseException as error:  # SystemExit and KeyboardInterrupt too: an import must not end us silently
+    except BaseException as error:
+        # SystemExit and KeyboardInterrupt too: an import must not end the worker silently.
         raise failed_import(name, error) from None
 
 
@@ -111,8 +113,8 @@ def import_file(path):
     folder, filename = os.path.split(path)
     name = os.path.splitext(filename)[0]
     if not name.isidentifier():
-        # Such a file cannot be imported by name; `multiprocessing` and pickle then cannot find it either,
-        # which no name of ours would change.
+        # Such a file cannot be imported by name; `multiprocessing` and pickle then cannot find it
+        # either, which no name of ours would change.
         name = "_ringhorn_application"
     if sys.path[:1] != [folder]:
         sys.path.insert(0, folder)
@@ -121,7 +123,8 @@ def import_file(path):
         if found is not None and os.path.abspath(found) == path:
             return sys.modules[name]
         raise ApplicationError(
-            "%s would hide the module %r, which is loaded from %s" % (path, name, found or "the interpreter"),
+            "%s would hide the module %r, which is loaded from %s"
+            % (path, name, found or "the interpreter"),
             "rename the file",
         )
     loader = importlib.machinery.SourceFileLoader(name, path)
@@ -157,7 +160,8 @@ def evaluate(module, source, expression):
     if names is None:
         raise ApplicationError(
             "%r is neither an attribute nor a factory call" % expression,
-            "write `%s:callable` or `%s:factory()`, arguments as Python literals" % (source, source),
+            "write `%s:callable` or `%s:factory()`, arguments as Python literals"
+            % (source, source),
         )
     found = module
     for depth, name in enumerate(names):
@@ -215,7 +219,9 @@ def attribute_hint(module, source):
         for name, value in vars(module).items()
         if not name.startswith("_")
         and callable(value)
-        and ("app" in name.lower() or type(value).__name__ in ("Flask", "WSGIHandler", "API", "App"))
+        and (
+            "app" in name.lower() or type(value).__name__ in ("Flask", "WSGIHandler", "API", "App")
+        )
     ]
     if looks:
         return "it does have " + ", ".join("`%s:%s`" % (source, name) for name in sorted(looks)[:8])
@@ -229,7 +235,7 @@ def failed_import(name, error):
 
 
 def own_traceback(error):
-    """The whole traceback from the application's first frame on; frames of this file are left out."""
+    """The whole traceback from the application's first frame on, without those of this file."""
     tb = error.__traceback__
     while tb is not None and is_machinery(tb.tb_frame.f_code.co_filename):
         tb = tb.tb_next
