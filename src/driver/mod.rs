@@ -15,7 +15,10 @@
 //! - A completion carries the generation its operation was asked with; the loop drops stale ones.
 
 pub mod counters;
+#[cfg(any(test, fuzzing))]
 pub mod sim;
+#[cfg(test)]
+mod tests;
 pub mod uring;
 
 use std::net::SocketAddr;

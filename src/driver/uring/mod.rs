@@ -5,8 +5,8 @@
 //! operations into entries of the ring. The only user of the `io-uring` crate. Facts and figures:
 //! `docs/io_uring.md`.
 //!
-//! Shape of the walk for one uwsgi request: accept → recv (linked, one entry each), send → close
-//! (hard-linked, the send silent on success): four entries, three completions.
+//! Shape of the walk for one uwsgi request: accept → recv (linked, one entry each), send →
+//! close (hard-linked, the send silent on success): four entries, three completions.
 //!
 //! Invariants:
 //! - Made disabled by any thread, enabled and used by one ([`PreparedUring::enable`]).

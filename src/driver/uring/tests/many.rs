@@ -3,9 +3,11 @@
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
 
-use super::{Host, Loop, token};
-use crate::driver::uring::UringConfig;
+use super::{Host, Loop, PATIENCE, token};
+use crate::driver::tests::echo_loop::EchoLoop;
+use crate::driver::uring::{UringConfig, UringDriver};
 use crate::driver::{After, Driver, Kind};
 
 /// One-shot accepts on a shared listener take turns (a multishot one would take every connection).
@@ -88,4 +90,53 @@ fn a_dropped_driver_closes_everything() {
     let mut rest = Vec::new();
     // Reads again when the ring's end interrupts this thread.
     assert_eq!(client.read_to_end(&mut rest).unwrap(), 0);
+}
+
+/// The loop that storms are played to in the simulation, on real sockets with hardly any room.
+#[test]
+fn the_echo_loop_serves_many_clients_with_two_buffers() {
+    const CLIENTS: u32 = 60;
+    let host = Host::new();
+    let config = UringConfig {
+        buffers: 2,
+        submissions: 8,
+        completions: 16,
+        batch: 3,
+        ..UringConfig::for_connections(8)
+    };
+    let driver = UringDriver::prepare(&config).unwrap().enable().unwrap();
+    let mut this = EchoLoop::new(driver, host.listener.as_fd(), 8);
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|number| {
+            let mut client = host.connect();
+            std::thread::spawn(move || {
+                if number % 7 == 0 {
+                    return;
+                }
+                for byte in format!("line {number}\n").bytes() {
+                    client.write_all(&[byte]).unwrap();
+                }
+                let mut answer = vec![0; format!("echo line {number}\n").len()];
+                client.read_exact(&mut answer).unwrap();
+                assert_eq!(answer, format!("echo line {number}\n").as_bytes());
+                client.write_all(b"bye\n").unwrap();
+                let mut rest = Vec::new();
+                client.read_to_end(&mut rest).unwrap();
+                assert_eq!(rest, b"echo bye\n");
+            })
+        })
+        .collect();
+    let deadline = Instant::now() + PATIENCE;
+    while !clients.iter().all(|client| client.is_finished()) {
+        this.turn(Some(Duration::from_millis(10))).unwrap();
+        assert!(Instant::now() < deadline);
+    }
+    clients.into_iter().for_each(|client| client.join().unwrap());
+    this.stop();
+    while !this.is_empty() {
+        this.turn(Some(Duration::from_millis(10))).unwrap();
+        assert!(Instant::now() < deadline);
+    }
+    assert_eq!(this.driver.buffers_free(), 2);
+    assert_eq!(this.driver.counters().unknown, 0);
 }
