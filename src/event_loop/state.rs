@@ -106,7 +106,6 @@ impl Budget {
         debug_assert!(bytes <= self.used);
         self.used = self.used.saturating_sub(bytes);
     }
-
 }
 
 /// See the module.

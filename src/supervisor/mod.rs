@@ -1,5 +1,202 @@
 //! The control plane: everything around the walk of a request, nothing on it.
+//!
+//! [`run`] prepares, in this order, whatever can fail for the operator's reasons (log, interpreter,
+//! runtime modules, limits, rings, listeners), then starts loops and workers, then serves (`serve.rs`)
+//! on this one thread: the process's first, which runs tokio-uring's runtime and takes all signals.
+//!
+//! | file | part |
+//! |---|---|
+//! | `interpreter.rs`, `runtime_dir.rs` | which Python, which native modules |
+//! | `listeners.rs` | sockets to listen on |
+//! | `memory.rs`, `loops.rs` | the exchange's segments; event loops |
+//! | `worker.rs`, `pool.rs`, `seat_blocks.rs`, `back_off.rs`, `generations.rs` | workers |
+//! | `events.rs`, `watched.rs`, `serve.rs` | signals, reports, children; the loop that acts on them |
+//! | `access_log.rs`, `error_log.rs` | the two logs |
+//! | `check.rs` | `--check` |
+//! | `fault.rs` | why a server ends, and its exit code |
+//!
+//! Invariants: the server process never runs Python; one task owns all state; every thread but this one
+//! blocks all signals.
 
+pub mod access_log;
+pub mod back_off;
+mod check;
+pub mod error_log;
+pub mod events;
 pub mod fault;
+pub mod generations;
 pub mod interpreter;
 pub mod listeners;
+pub mod loops;
+pub mod memory;
+pub mod pool;
+pub mod runtime_dir;
+pub mod seat_blocks;
+pub mod serve;
+pub mod watched;
+pub mod worker;
+
+use std::io;
+use std::sync::Arc;
+
+use access_log::AccessLog;
+use core_affinity::CoreId;
+use events::Events;
+use fault::{ExitCode, Fault};
+use generations::Generations;
+use interpreter::Interpreter;
+use listeners::Listeners;
+use loops::Loops;
+use memory::PoolMemory;
+use pool::Pool;
+use seat_blocks::SeatBlocks;
+use serve::Supervisor;
+use worker::Recipe;
+
+use crate::config::{Concurrency, Config, ConfigError, CpuAffinity, Environment, LoopSettings};
+use crate::sys::eventfd::EventFd;
+use crate::sys::rlimit::{DescriptorLimit, raise_descriptor_limit};
+use crate::sys::{signals, worker_start};
+
+/// Entries of the supervisor's own ring: it writes one log at a time.
+const RING_ENTRIES: u32 = 8;
+/// Descriptors that the server needs beside its connections: segments, sockets, logs, listeners.
+const OTHER_DESCRIPTORS: u64 = 1024;
+
+/// Runs a server, or the check of one, to its end.
+///
+/// # Errors
+/// Why it did not start or could not go on.
+pub fn run(config: &Config, environment: &Environment, warnings: &[String]) -> Result<(), Fault> {
+    error_log::open(config)?;
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    let prepared = signals::unblock_all().and_then(|()| worker_start::reserve_control_descriptor());
+    prepared.map_err(system_fault)?;
+    let interpreter = Interpreter::find(config.python.as_deref(), environment)?;
+    tracing::info!("interpreter: {interpreter}, chosen by {}", interpreter.reason);
+    let runtime_dir = runtime_dir::find(config.runtime_dir.as_deref(), &interpreter)?;
+    let descriptor_limit = raise_descriptor_limit().map_err(system_fault)?;
+    let recipe =
+        Recipe { config, interpreter: &interpreter, runtime_dir: &runtime_dir, descriptor_limit };
+    if config.check { run_check(recipe) } else { run_server(recipe) }
+}
+
+fn run_check(recipe: Recipe<'_>) -> Result<(), Fault> {
+    let concurrency = Concurrency { workers: 1, threads: 1, event_loops: 1 };
+    let settings = recipe.config.loop_settings(1, Vec::new());
+    let blocks = SeatBlocks::new(1, 1);
+    let bells = new_bells(1)?;
+    let (memory, _ends) =
+        PoolMemory::create(blocks.seats(), &settings, &bells, Generations::first())?;
+    let pool = Pool::new(recipe, concurrency, blocks, memory, Vec::new());
+    start_runtime()?.block_on(check::check(pool))
+}
+
+fn run_server(recipe: Recipe<'_>) -> Result<(), Fault> {
+    let config = recipe.config;
+    let allowed = core_affinity::get_core_ids().unwrap_or_default();
+    let cores = cores(&config.cpu_affinity, &allowed)?;
+    let usable = std::thread::available_parallelism().map_or(1, |count| count.get() as u32);
+    let concurrency = config.concurrency(usable, !recipe.interpreter.has_one_lock)?;
+    let listeners = Listeners::bind(config, concurrency.event_loops)?;
+    let mut settings = config.loop_settings(concurrency.event_loops, listeners.facts());
+    fit_connections(&mut settings, recipe.descriptor_limit);
+    let settings = Arc::new(settings);
+    let rings = loops::prepare_rings(&settings)?;
+    let runtime = start_runtime()?;
+
+    let bells = new_bells(concurrency.event_loops)?;
+    let blocks = SeatBlocks::new(concurrency.workers, concurrency.threads);
+    let generations = Generations::first();
+    let (memory, ends) = PoolMemory::create(blocks.seats(), &settings, &bells, generations)?;
+    let reports_bell = EventFd::new().map_err(system_fault)?;
+    let mut starts = Vec::new();
+    for (bell, end) in bells.iter().zip(ends) {
+        starts.push((bell.try_clone().map_err(system_fault)?, vec![end]));
+    }
+    let loops = Loops::start(rings, &settings, &listeners, starts, &reports_bell, &cores)?;
+    for url in listeners.urls() {
+        tracing::info!("listening on {url}");
+    }
+    let worker_cores = cores.iter().map(|core| core.id).collect();
+    let pool = Pool::new(recipe, concurrency, blocks, memory, worker_cores);
+    runtime.block_on(async {
+        let (events, queue) = Events::queue();
+        events.watch(reports_bell)?;
+        let access_log = config.access_log.clone();
+        let access_log = access_log.map(|(target, format)| AccessLog::open(target, format));
+        let supervisor = Supervisor {
+            config,
+            settings: &settings,
+            concurrency,
+            loops,
+            bells,
+            listeners,
+            pool,
+            access_log: access_log.transpose()?,
+            events,
+        };
+        supervisor.serve(queue).await
+    })
+}
+
+fn start_runtime() -> Result<tokio_uring::Runtime, Fault> {
+    let mut builder = tokio_uring::builder();
+    builder.entries(RING_ENTRIES);
+    tokio_uring::Runtime::new(&builder).map_err(|error| {
+        Fault::new(
+            ExitCode::IoUring,
+            format!("the kernel refuses io_uring to the supervisor: {error}"),
+            "allow io_uring (seccomp profile, sysctl kernel.io_uring_disabled=0) and locked memory",
+        )
+    })
+}
+
+fn new_bells(count: u32) -> Result<Vec<EventFd>, Fault> {
+    (0..count).map(|_| EventFd::new()).collect::<io::Result<_>>().map_err(system_fault)
+}
+
+/// A table of direct descriptors is at most as large as the limit of open ones.
+fn fit_connections(settings: &mut LoopSettings, limit: DescriptorLimit) {
+    let room = limit.hard.saturating_sub(OTHER_DESCRIPTORS).max(1);
+    let loops = u64::from(settings.event_loops);
+    let most = u32::try_from(room.saturating_mul(loops)).unwrap_or(u32::MAX);
+    if settings.connections_max > most {
+        tracing::warn!(
+            "--max-connections {} is lowered to {most}: raise the hard limit of open files \
+             (ulimit -Hn, LimitNOFILE= in systemd)",
+            settings.connections_max
+        );
+        settings.connections_max = most;
+    }
+}
+
+/// The cores to pin to, in order; empty: no pinning.
+fn cores(affinity: &CpuAffinity, allowed: &[CoreId]) -> Result<Vec<CoreId>, ConfigError> {
+    let list = match affinity {
+        CpuAffinity::None => return Ok(Vec::new()),
+        CpuAffinity::Auto => return Ok(allowed.to_vec()),
+        CpuAffinity::List(list) => list,
+    };
+    let allowed_core = |id: usize| allowed.iter().find(|core| core.id == id).copied();
+    let core = |id: &usize| {
+        allowed_core(*id).ok_or_else(|| {
+            let ids: Vec<String> = allowed.iter().map(|core| core.id.to_string()).collect();
+            ConfigError::new(
+                format!("--cpu-affinity: core {id} may not be used by this process"),
+                format!("usable are {}", ids.join(",")),
+            )
+        })
+    };
+    list.iter().map(core).collect()
+}
+
+fn system_fault(error: io::Error) -> Fault {
+    Fault::new(
+        ExitCode::Runtime,
+        format!("the system refuses: {error}"),
+        "check the limits of open files, processes and memory",
+    )
+}

@@ -14,3 +14,4 @@ pub mod reserve;
 pub mod rlimit;
 pub mod signals;
 pub mod spool;
+pub mod worker_start;

@@ -1,0 +1,60 @@
+//! How long to wait before a worker that ended is replaced.
+//!
+//! At once after a long life, so that one crash costs one request; ever longer while workers die young,
+//! so that an application which crashes at every start costs no core.
+
+use std::time::Duration;
+
+/// A worker that served this long was sound.
+const SOUND_AFTER: Duration = Duration::from_secs(10);
+/// First wait after a young death.
+const SHORTEST: Duration = Duration::from_millis(100);
+/// Longest wait.
+const LONGEST: Duration = Duration::from_secs(10);
+
+/// Waits of a pool.
+#[derive(Debug, Default)]
+pub struct BackOff {
+    young_deaths: u32,
+}
+
+impl BackOff {
+    /// The wait before the replacement of a worker that was READY for so long (`None`: never).
+    pub fn after_death(&mut self, served: Option<Duration>) -> Duration {
+        if served.is_some_and(|served| served >= SOUND_AFTER) {
+            self.young_deaths = 0;
+            return Duration::ZERO;
+        }
+        // A first young death after sound ones may be chance: one worker killed by hand, say.
+        let wait = match self.young_deaths {
+            0 => Duration::ZERO,
+            deaths => LONGEST.min(SHORTEST * 2u32.saturating_pow(deaths - 1)),
+        };
+        self.young_deaths = self.young_deaths.saturating_add(1);
+        wait
+    }
+
+    /// A worker lives and serves for [`SOUND_AFTER`].
+    pub fn sound(&mut self) {
+        self.young_deaths = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_and_fall_back() {
+        let mut back_off = BackOff::default();
+        let mut young = || back_off.after_death(Some(Duration::from_secs(1))).as_millis();
+        assert_eq!([young(), young(), young(), young()], [0, 100, 200, 400]);
+        for _ in 0..100 {
+            young();
+        }
+        assert_eq!(young(), LONGEST.as_millis());
+        assert_eq!(back_off.after_death(Some(SOUND_AFTER)), Duration::ZERO);
+        assert_eq!(back_off.after_death(None), Duration::ZERO);
+        assert_eq!(back_off.after_death(None), SHORTEST);
+    }
+}

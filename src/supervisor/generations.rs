@@ -1,0 +1,24 @@
+//! Which generation of workers pulls requests.
+//!
+//! Seats pull only while floor ≤ their generation ≤ ceiling. A reload starts the next generation beside
+//! the current one, raises the ceiling when it is READY, then the floor. There is no reload yet: one
+//! generation, floor and ceiling are its number.
+
+/// The first generation.
+const FIRST: u32 = 1;
+
+/// Generations of a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Generations {
+    /// The oldest that pulls.
+    pub floor: u32,
+    /// The newest that pulls; new workers belong to it.
+    pub ceiling: u32,
+}
+
+impl Generations {
+    /// Only the first one exists.
+    pub const fn first() -> Generations {
+        Generations { floor: FIRST, ceiling: FIRST }
+    }
+}

@@ -1,0 +1,353 @@
+//! The supervisor's loop: one task that owns all state, takes one event after the other, and acts.
+//!
+//! Beside the walk of a request: it opens the accepts once the first worker is READY, replaces workers,
+//! writes what loops report, and ends the server.
+//!
+//! Invariants: nothing here waits for a worker, a client or a file; every wait is an event or a moment
+//! in [`Supervisor::next_due`]. Stages of a stop only go forward.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use super::access_log::AccessLog;
+use super::error_log;
+use super::events::{Event, Events, Signal};
+use super::fault::{ExitCode, Fault};
+use super::listeners::Listeners;
+use super::loops::Loops;
+use super::memory::PoolMemory;
+use super::pool::{POOL, Pool, Turn};
+use crate::config::{Concurrency, Config, LoopSettings};
+use crate::event_loop::{Command, Report};
+use crate::log::AccessRecord;
+use crate::sys::eventfd::EventFd;
+use crate::sys::process;
+
+/// Loops cut what is not finished when the graceful time is over; they may take this long to say so.
+const DRAIN_GRACE: Duration = Duration::from_secs(1);
+/// How long workers may take to end, at least: `atexit` handlers and `finally` blocks run.
+const STOP_GRACE: Duration = Duration::from_secs(1);
+/// How often access records are fetched while they come in batches above a quarter of the channel…
+const FETCH_SOON: Duration = Duration::from_millis(10);
+/// …and while they do not.
+const FETCH_LATER: Duration = Duration::from_millis(100);
+
+/// See the module.
+#[derive(Debug)]
+pub struct Supervisor<'a> {
+    /// What was configured.
+    pub config: &'a Config,
+    /// What loops were told.
+    pub settings: &'a LoopSettings,
+    /// How many of each.
+    pub concurrency: Concurrency,
+    /// The event loops.
+    pub loops: Loops,
+    /// Bells of the loops, by number.
+    pub bells: Vec<EventFd>,
+    /// What is listened on.
+    pub listeners: Listeners,
+    /// The workers.
+    pub pool: Pool<'a>,
+    /// The access log, if there is one.
+    pub access_log: Option<AccessLog>,
+    /// Where tasks tell events.
+    pub events: Events,
+}
+
+/// Where the server stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// It serves, or will once a worker is READY.
+    Serving,
+    /// Loops finish what is in flight; after the moment they are not waited for.
+    Draining { loops_left: u64, until: Instant },
+    /// Workers end; after the moment they are killed.
+    Stopping { until: Instant },
+    /// Workers were killed.
+    Killing,
+}
+
+/// What changes from event to event, beside the supervisor's parts.
+#[derive(Debug)]
+struct Course {
+    stage: Stage,
+    fetch_at: Option<Instant>,
+    reports_dropped: u64,
+    stop_asked: Option<Instant>,
+}
+
+impl Supervisor<'_> {
+    /// Serves until a signal or a fault ends it.
+    ///
+    /// # Errors
+    /// Why it cannot go on. Workers and loops have ended in either case.
+    pub async fn serve(mut self, mut queue: UnboundedReceiver<Event>) -> Result<(), Fault> {
+        let mut course = Course {
+            stage: Stage::Serving,
+            fetch_at: self.access_log.as_ref().map(|_| Instant::now() + FETCH_LATER),
+            reports_dropped: 0,
+            stop_asked: None,
+        };
+        let mut end = Ok(());
+        loop {
+            let done = self.turn(&mut course, &mut queue).await;
+            match done {
+                Ok(false) => {}
+                Ok(true) => break,
+                Err(fault) if end.is_ok() => {
+                    end = Err(fault);
+                    self.stop_workers(&mut course, false);
+                }
+                // Already ending for the first fault; a second adds nothing.
+                Err(_) => self.pool.kill_all(),
+            }
+            if end.is_err() && self.pool.is_empty() {
+                break;
+            }
+        }
+        self.fetch_reports(&mut course)?;
+        self.loops.quit();
+        if let Some(log) = &self.access_log {
+            log.finish().await;
+        }
+        end
+    }
+
+    /// Waits for an event or a moment, and acts. Returns whether the server has ended.
+    async fn turn(
+        &mut self,
+        course: &mut Course,
+        queue: &mut UnboundedReceiver<Event>,
+    ) -> Result<bool, Fault> {
+        let event = match self.next_due(course) {
+            Some(due) => tokio::time::timeout_at(due.into(), queue.recv()).await.ok().flatten(),
+            None => queue.recv().await,
+        };
+        if let Some(event) = event {
+            self.act(course, event)?;
+        }
+        let now = Instant::now();
+        if course.fetch_at.is_some_and(|at| at <= now) {
+            self.fetch_reports(course)?;
+        }
+        if matches!(course.stage, Stage::Serving | Stage::Draining { .. }) {
+            self.pool.tend(now, &self.events);
+        }
+        self.advance(course, now);
+        let is_stopping = matches!(course.stage, Stage::Stopping { .. } | Stage::Killing);
+        Ok(is_stopping && self.pool.is_empty())
+    }
+
+    fn next_due(&self, course: &Course) -> Option<Instant> {
+        let (pool, stage) = match course.stage {
+            Stage::Serving => (self.pool.next_due(), None),
+            Stage::Draining { until, .. } => (self.pool.next_due(), Some(until)),
+            Stage::Stopping { until } => (None, Some(until)),
+            Stage::Killing => (None, None),
+        };
+        [pool, stage, course.fetch_at].into_iter().flatten().min()
+    }
+
+    fn act(&mut self, course: &mut Course, event: Event) -> Result<(), Fault> {
+        match event {
+            Event::Signal(signal) => self.handle(signal, course),
+            Event::Said { worker, message } => {
+                match self.pool.said(worker, message, Some(&self.loops))? {
+                    Turn::FirstReady if course.stage == Stage::Serving => self.open(),
+                    _ => Ok(()),
+                }
+            }
+            Event::Garbled { worker, error } => {
+                self.pool.garbled(worker, &error);
+                Ok(())
+            }
+            Event::ChildEnded => self.reap(course),
+            Event::Reported => self.fetch_reports(course),
+        }
+    }
+
+    /// The first worker is READY.
+    fn open(&mut self) -> Result<(), Fault> {
+        self.loops.command(|_| Command::OpenAccepts)?;
+        let (workers, threads) = (self.concurrency.workers, self.concurrency.threads);
+        let of = if threads == 1 { String::new() } else { format!(" of {threads} threads") };
+        let plural = if workers == 1 { "" } else { "s" };
+        tracing::info!("ringhorn ready: {workers} worker{plural}{of}");
+        Ok(())
+    }
+
+    fn handle(&mut self, signal: Signal, course: &mut Course) -> Result<(), Fault> {
+        match signal {
+            Signal::Term => self.handle_term(course),
+            Signal::Int | Signal::Quit => {
+                if course.stage != Stage::Killing {
+                    tracing::info!("stopping at once");
+                    self.stop_workers(course, false);
+                }
+                Ok(())
+            }
+            Signal::Usr1 => {
+                self.reopen_logs();
+                Ok(())
+            }
+            Signal::Hup | Signal::Usr2 | Signal::Winch => {
+                tracing::warn!("signal {signal:?}: this version does nothing on it");
+                Ok(())
+            }
+        }
+    }
+
+    fn handle_term(&mut self, course: &mut Course) -> Result<(), Fault> {
+        if course.stage != Stage::Serving {
+            return Ok(());
+        }
+        let within = self.config.graceful_timeout;
+        tracing::info!("stopping gracefully, within {within:?}");
+        let now = Instant::now();
+        course.stop_asked = Some(now);
+        if !self.pool.was_ever_ready() {
+            self.stop_workers(course, true);
+            return Ok(());
+        }
+        self.loops.command(|_| Command::Drain { within })?;
+        self.listeners.close();
+        let loops_left = u64::MAX >> (64 - u32::from(self.loops.count()));
+        course.stage = Stage::Draining { loops_left, until: now + within + DRAIN_GRACE };
+        Ok(())
+    }
+
+    fn reopen_logs(&self) {
+        tracing::info!("opening the logs again");
+        let access = self.access_log.as_ref().map_or(Ok(()), AccessLog::reopen);
+        for fault in [error_log::reopen(self.config), access].into_iter().filter_map(Result::err) {
+            tracing::error!("{fault}: the old file stays in use");
+        }
+    }
+
+    /// Tells workers to end; a fast stop also cuts a graceful one short.
+    fn stop_workers(&mut self, course: &mut Course, graceful: bool) {
+        self.pool.stop_all(graceful);
+        let now = Instant::now();
+        let graceful_end = course.stop_asked.map(|asked| asked + self.config.graceful_timeout);
+        let until = match graceful_end.filter(|_| graceful) {
+            Some(end) => end.max(now + STOP_GRACE),
+            None => now + STOP_GRACE,
+        };
+        course.stage = Stage::Stopping { until };
+    }
+
+    /// Moves a stop on when its time is over.
+    fn advance(&mut self, course: &mut Course, now: Instant) {
+        match course.stage {
+            Stage::Draining { loops_left, until } if loops_left == 0 || until <= now => {
+                if loops_left != 0 {
+                    tracing::warn!("event loops did not finish in time, what is left is cut");
+                }
+                self.stop_workers(course, true);
+            }
+            Stage::Stopping { until } if until <= now => {
+                if !self.pool.is_empty() {
+                    tracing::warn!("workers did not end in time, they are killed");
+                }
+                self.pool.kill_all();
+                course.stage = Stage::Killing;
+            }
+            _ => {}
+        }
+    }
+
+    /// One reaper for all children.
+    fn reap(&mut self, course: &Course) -> Result<(), Fault> {
+        let is_stopping = matches!(course.stage, Stage::Stopping { .. } | Stage::Killing);
+        let cannot = |error: std::io::Error| {
+            Fault::new(ExitCode::Runtime, format!("cannot wait for children: {error}"), "")
+        };
+        let mut end = Ok(());
+        while let Some((pid, status)) = process::reap().map_err(cannot)? {
+            // All are taken before the first fault is passed on: nobody rings for the others again.
+            let ended = self.pool.ended(pid, status, Some(&self.loops), is_stopping);
+            end = end.and(ended);
+        }
+        end?;
+        if self.pool.is_replaceable() { self.replace_memory() } else { Ok(()) }
+    }
+
+    /// Takes what loops reported.
+    fn fetch_reports(&mut self, course: &mut Course) -> Result<(), Fault> {
+        let (pool, access_log) = (&mut self.pool, &mut self.access_log);
+        let mut end = Ok(());
+        let mut is_replaceable = false;
+        let taken = self.loops.reports(|report| match report {
+            Report::Access(record) => log_access(access_log.as_mut(), pool, &record),
+            Report::Incident { event_loop, text } => {
+                tracing::warn!("event loop {event_loop}: {text}");
+            }
+            Report::DeathAcknowledged { event_loop, worker, .. } => {
+                is_replaceable |= pool.acknowledged(event_loop, worker);
+            }
+            Report::KillWorker { seat, why, .. } => pool.kill_seat(seat, why),
+            Report::PoolCondemned { event_loop, why, .. } => {
+                let why = format!("event loop {event_loop} read {why}");
+                is_replaceable |= pool.condemn(&why);
+            }
+            Report::Drained { event_loop } => {
+                if let Stage::Draining { loops_left, .. } = &mut course.stage {
+                    *loops_left &= !(1u64 << event_loop);
+                }
+            }
+            Report::Failed { event_loop, error } => {
+                let message = format!("event loop {event_loop} failed: {error}");
+                let hint =
+                    "this is a fault of ringhorn or its kernel: please report it with the log";
+                end = Err(Fault::new(ExitCode::Runtime, message, hint));
+            }
+        });
+        if let Some(log) = &self.access_log {
+            log.flush();
+            self.note_dropped(course);
+            let is_much = taken > crate::config::limits::REPORTS_QUEUED_MAX / 4;
+            let wait = if is_much { FETCH_SOON } else { FETCH_LATER };
+            course.fetch_at = Some(Instant::now() + wait);
+        }
+        if is_replaceable && course.stage == Stage::Serving {
+            self.replace_memory()?;
+        }
+        end
+    }
+
+    fn note_dropped(&self, course: &mut Course) {
+        let dropped = self.loops.reports_dropped();
+        if dropped > course.reports_dropped {
+            let lines = dropped - course.reports_dropped;
+            tracing::warn!("access log: {lines} records dropped, requests are faster than the log");
+            course.reports_dropped = dropped;
+        }
+    }
+
+    /// New segments for a condemned pool; its workers start with them.
+    fn replace_memory(&mut self) -> Result<(), Fault> {
+        let seats = self.pool.seats();
+        let generations = self.pool.generations();
+        let (memory, ends) = PoolMemory::create(seats, self.settings, &self.bells, generations)?;
+        let mut ends = ends.into_iter();
+        let replaced = self.loops.command(|_| match ends.next() {
+            Some(end) => Command::ReplacePool { pool: POOL, end: Box::new(end) },
+            // One end was made for each bell, and each loop has one bell.
+            None => unreachable!("a loop without a bell"),
+        });
+        self.pool.replace_memory(memory);
+        replaced
+    }
+}
+
+fn log_access(log: Option<&mut AccessLog>, pool: &Pool<'_>, record: &AccessRecord) {
+    if let Some(log) = log {
+        let pid = match record.worker {
+            0 => std::process::id(),
+            number => pool.pid_of(number),
+        };
+        log.record(record, pid);
+    }
+}

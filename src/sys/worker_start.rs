@@ -1,0 +1,142 @@
+//! How a worker process starts.
+//!
+//! Between `fork` and `exec` is the one place in the server where only async-signal-safe calls are
+//! allowed: other threads exist, and any lock may be held for ever in the child. `Command` does the rest
+//! (arguments, environment, `/dev/null`, process group, reporting a failed `exec`).
+
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+
+use super::process::{check, pidfd_open};
+use super::rlimit::DescriptorLimit;
+
+/// The descriptor that a worker finds its control socket under.
+pub const CONTROL_DESCRIPTOR: RawFd = 3;
+
+/// How a worker starts.
+#[derive(Debug)]
+pub struct Start<'a> {
+    /// What to execute, with its arguments and environment.
+    pub command: Command,
+    /// Becomes [`CONTROL_DESCRIPTOR`] of the child.
+    pub control: BorrowedFd<'a>,
+    /// The limit that the server itself was started with.
+    pub descriptor_limit: DescriptorLimit,
+    /// Added to the server's own `oom_score_adj`, so that the kernel takes a worker first.
+    pub oom_score_more: i32,
+}
+
+/// A started child and the descriptor that watches it.
+#[derive(Debug)]
+pub struct Started {
+    /// Its process id; valid until it was reaped.
+    pub pid: u32,
+    /// Readable once it ended.
+    pub pidfd: OwnedFd,
+}
+
+/// Starts a worker: own process group, default signals, nothing blocked, standard input from
+/// `/dev/null`, standard output and error inherited, every other descriptor but the control socket
+/// closed at exec.
+///
+/// # Errors
+/// What `fork`, the steps before `exec`, or `exec` say.
+pub fn start(start: Start<'_>) -> io::Result<Started> {
+    let Start { mut command, control, descriptor_limit, oom_score_more } = start;
+    reserve_control_descriptor()?;
+    let control = control.as_raw_fd();
+    let oom_score = own_oom_score()?.saturating_add(oom_score_more).min(1000);
+    let oom_text = format!("{oom_score}");
+    command.stdin(Stdio::null()).stdout(Stdio::inherit()).stderr(Stdio::inherit());
+    command.process_group(0);
+    // SAFETY: the closure runs between fork and exec; everything in it is async-signal-safe and
+    // allocates nothing: plain system calls on values made before the fork.
+    unsafe {
+        command.pre_exec(move || {
+            default_signals();
+            descriptor_limit.apply()?;
+            write_oom_score(oom_text.as_bytes());
+            keep_only_control(control)
+        });
+    }
+    let child = command.spawn()?;
+    let pid = child.id();
+    // The child is not waited for by anybody before this: its number is still its own.
+    let pidfd = pidfd_open(pid)?;
+    Ok(Started { pid, pidfd })
+}
+
+/// Sees to it that descriptor 3 is taken, so that the pipe by which a failed `exec` is reported, opened
+/// inside `Command::spawn`, is never the one that the control socket replaces in the child.
+///
+/// # Errors
+/// As `open(2)` and `dup3(2)`.
+pub fn reserve_control_descriptor() -> io::Result<()> {
+    // SAFETY: fcntl with F_GETFD reads a flag of a number, open or not.
+    if unsafe { libc::fcntl(CONTROL_DESCRIPTOR, libc::F_GETFD) } >= 0 {
+        return Ok(());
+    }
+    let null = std::fs::File::open("/dev/null")?;
+    if null.as_raw_fd() == CONTROL_DESCRIPTOR {
+        std::mem::forget(null);
+        return Ok(());
+    }
+    // SAFETY: descriptor 3 is closed (checked above; only this thread opens any), so nobody's is replaced.
+    check(unsafe { libc::dup3(null.as_raw_fd(), CONTROL_DESCRIPTOR, libc::O_CLOEXEC) }).map(drop)
+}
+
+/// Reads `oom_score_adj` of this process.
+fn own_oom_score() -> io::Result<i32> {
+    let text = std::fs::read_to_string("/proc/self/oom_score_adj")?;
+    text.trim().parse().map_err(|_| io::Error::other("oom_score_adj is not a number"))
+}
+
+/// Every signal back to its default: exec does that for caught ones, but an ignored one stays ignored.
+fn default_signals() {
+    for signal in 1..=64 {
+        // SAFETY: async-signal-safe; refusals (KILL, STOP, libc's own) leave the default in place.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    // SAFETY: an all-zero sigset_t is the empty set on Linux; sigprocmask is async-signal-safe.
+    unsafe {
+        let none: libc::sigset_t = std::mem::zeroed();
+        libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
+    }
+}
+
+/// Best effort: `/proc` may be read-only, and a worker serves as well without.
+fn write_oom_score(text: &[u8]) {
+    const PATH: &CStr = c"/proc/self/oom_score_adj";
+    // SAFETY: open, write and close are async-signal-safe; PATH is NUL-terminated, `text` is alive.
+    unsafe {
+        let file = libc::open(PATH.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+        if file >= 0 {
+            libc::write(file, text.as_ptr().cast(), text.len());
+            libc::close(file);
+        }
+    }
+}
+
+fn keep_only_control(control: RawFd) -> io::Result<()> {
+    if control == CONTROL_DESCRIPTOR {
+        // SAFETY: fcntl on an open descriptor; clears close-on-exec.
+        check(unsafe { libc::fcntl(control, libc::F_SETFD, 0) })?;
+    } else {
+        // SAFETY: dup2 onto 3, which is reserved for this (`reserve_control_descriptor`).
+        check(unsafe { libc::dup2(control, CONTROL_DESCRIPTOR) })?;
+    }
+    // Marks instead of closing: the pipe that reports a failed exec must live until then.
+    // SAFETY: close_range with CLOEXEC only sets flags.
+    let marked = unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            CONTROL_DESCRIPTOR + 1,
+            libc::c_uint::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    };
+    check(marked as i32).map(drop)
+}
