@@ -1,5 +1,5 @@
-"""Fixtures of the conformance suite. Purpose: one server (and nginx) per test module, every test run
-on every front that its marker names, for every interpreter of RINGHORN_TEST_PYTHONS.
+"""Fixtures of the conformance suite. Purpose: one server (and nginx) per test module, every test
+run on every front that its marker names, for every interpreter of RINGHORN_TEST_PYTHONS.
 
 A module states what it serves in `STACK = dict(application=..., threads=...)`.
 """
@@ -9,7 +9,6 @@ import os
 import sys
 
 import pytest
-
 from harness import fronts, server
 
 
@@ -22,6 +21,10 @@ def interpreters():
 
 def interpreter_name(path):
     return os.path.basename(os.path.dirname(os.path.dirname(path))) or os.path.basename(path)
+
+
+def pytest_report_header():
+    return f"serving with {server.binary()} and {', '.join(interpreters())}"
 
 
 def pytest_generate_tests(metafunc):
@@ -74,3 +77,12 @@ def pytest_runtest_makereport(item, call):
         if stack and stack.nginx:
             report.sections.append(("nginx", stack.nginx.log()))
     return report
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Prints the figures that tests state (`record_property("figure", ...)`)."""
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            for name, value in getattr(report, "user_properties", ()):
+                if name == "figure" and report.when == "call":
+                    terminalreporter.write_line(f"figure: {value}")

@@ -5,7 +5,6 @@ hold on every front; those on how our own HTTP parser maps a request hold on the
 import json
 
 import pytest
-
 from harness.client import chunked
 
 STACK = dict(application="pep3333:application", threads=4)
@@ -190,16 +189,14 @@ def test_raw_uri_is_the_raw_target(front):
 def test_header_fields_become_http_keys(front):
     headers = [("X-One-Two", "a b"), ("x-lower", "c"), ("User-Agent", "test/1"), ("X-0", "d")]
     plain = environ(front, headers=headers)[0]
-    found = [
-        plain[key] for key in ("HTTP_X_ONE_TWO", "HTTP_X_LOWER", "HTTP_USER_AGENT", "HTTP_X_0")
-    ]
+    keys = ("HTTP_X_ONE_TWO", "HTTP_X_LOWER", "HTTP_USER_AGENT", "HTTP_X_0")
+    found = [plain[key] for key in keys]
     assert found == ["a b", "c", "test/1", "d"]
 
 
 def test_header_values_are_latin_1(front):
-    assert (
-        environ(front, headers=[("X-A", "caf\u00e9 \u00ff")])[0]["HTTP_X_A"] == "caf\u00e9 \u00ff"
-    )
+    value = "caf\u00e9 \u00ff"
+    assert environ(front, headers=[("X-A", value)])[0]["HTTP_X_A"] == value
 
 
 def test_header_values_are_trimmed(front):
@@ -256,8 +253,8 @@ def test_gathered_chunked_body_has_a_content_length(front):
     assert environ(front, "POST", headers=headers, body=body)[0]["CONTENT_LENGTH"] == "11"
 
 
-@pytest.mark.fronts("uwsgi")
-def test_transfer_encoding_does_not_come_through_uwsgi(front):
+def test_transfer_encoding_is_not_in_it(front):
+    """Bottle, for one, decodes chunks itself when it sees the header; they are gone by then."""
     headers = [("Transfer-Encoding", "chunked")]
     plain = environ(front, "POST", headers=headers, body=chunked(b"hello"))[0]
     assert "HTTP_TRANSFER_ENCODING" not in plain

@@ -3,7 +3,6 @@ a cut connection after that, a traceback in the log, and never more than its own
 """
 
 import pytest
-
 from harness.client import Truncated
 
 STACK = dict(application="pep3333:application", threads=4)

@@ -1,11 +1,10 @@
-"""PEP 3333, the returned iterable: its kinds, when its pieces leave, when its close() is called, and
-how the end of the body is marked.
+"""PEP 3333, the returned iterable: its kinds, when its pieces leave, when its close() is called,
+and how the end of the body is marked.
 """
 
 import concurrent.futures
 
 import pytest
-
 from harness.client import Truncated
 
 STACK = dict(application="pep3333:application", threads=6)

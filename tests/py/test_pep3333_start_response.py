@@ -1,5 +1,5 @@
-"""PEP 3333, start_response: its checks, its second call, exc_info, write(), and what the server adds
-to the headers.
+"""PEP 3333, start_response: its checks, its second call, exc_info, write(), and what the server
+adds to the headers.
 """
 
 import datetime
@@ -7,7 +7,6 @@ import re
 from email.utils import parsedate_to_datetime
 
 import pytest
-
 from harness import server
 from harness.client import Truncated
 

@@ -1,9 +1,8 @@
-"""`wsgiref.validate` of the standard library around an application: the server's half of the contract
-as its authors check it, on every front.
+"""`wsgiref.validate` of the standard library around an application: the server's half of the
+contract as its authors check it, on every front.
 """
 
 import pytest
-
 from harness.client import chunked
 
 STACK = dict(application="pep3333:application", threads=2)

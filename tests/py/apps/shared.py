@@ -1,12 +1,14 @@
 """What the applications under test share: a router over named cases, records that a test can read
-back, and gates a test opens. Purpose: an application can stand still in the middle of an answer until
-its client has seen what it should see, without any sleep.
+back, and gates a test opens. Purpose: an application can stand still in the middle of an answer
+until its client has seen what it should see, without any sleep.
 
 All of it lives in one worker process; tests that use it run with one worker and several threads.
 """
 
 import json
+import os
 import threading
+import time
 import urllib.parse
 
 GATE_SECONDS = 10
@@ -51,7 +53,7 @@ def answer(start_response, value, status="200 OK", headers=()):
 
 
 class Router:
-    """Calls the case named by the first path segment."""
+    """Calls the case named by the header X-Case, else by the first path segment."""
 
     def __init__(self):
         self.cases = {"shared": _shared}
@@ -62,7 +64,8 @@ class Router:
         return function
 
     def __call__(self, environ, start_response):
-        name = environ.get("PATH_INFO", "").strip("/").split("/")[0]
+        path = environ.get("PATH_INFO", "")
+        name = environ.get("HTTP_X_CASE") or path.strip("/").split("/")[0]
         case = self.cases.get(name)
         if case is None:
             return answer(start_response, {"no such case": name}, "404 Not Found")
@@ -82,3 +85,23 @@ def _shared(environ, start_response):
             lambda: len(_records.get(name, [])) >= count, float(parameters["seconds"])
         )
         return answer(start_response, _records.get(name, []))
+
+
+# Notes and holds by file: they work across worker processes and when no thread is free to be asked.
+
+
+def note(environ, text):
+    """Appends a line to the file `log` of the query, if there is one."""
+    if path := query(environ).get("log"):
+        with open(path, "a", encoding="utf-8") as log:
+            log.write(text + "\n")
+
+
+def hold(environ):
+    """Stands still until the file `until` of the query exists."""
+    path = query(environ)["until"]
+    deadline = time.monotonic() + GATE_SECONDS
+    while not os.path.exists(path):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"nobody made {path}")
+        time.sleep(0.005)

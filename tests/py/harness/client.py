@@ -4,6 +4,8 @@ line, at most one framing, chunks that end properly. A violation raises; nothing
 """
 
 import re
+import socket
+import struct
 import time
 from dataclasses import dataclass, field
 
@@ -174,6 +176,20 @@ class Client:
             self._more(Truncated(f"wanted {count} bytes", partial=self.buffer))
         data, self.buffer = self.buffer[:count], self.buffer[count:]
         return data
+
+    def read_some(self, most):
+        """At least one byte and at most `most`."""
+        if not self.buffer:
+            self._more(Truncated("wanted more of the body"))
+        data, self.buffer = self.buffer[:most], self.buffer[most:]
+        return data
+
+    def reset(self):
+        """Ends the connection by a reset where the socket knows one (TCP), else by closing."""
+        if not self.address.is_unix:
+            linger = struct.pack("ii", 1, 0)
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        self.sock.close()
 
     def _more(self, truncated):
         try:

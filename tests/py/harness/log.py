@@ -1,5 +1,5 @@
-"""Collects a process's output. Purpose: the process never blocks on its pipe, and tests can wait for
-a line instead of sleeping.
+"""Collects a process's output. Purpose: the process never blocks on its pipe, and tests can wait
+for a line instead of sleeping.
 """
 
 import re

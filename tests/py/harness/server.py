@@ -1,5 +1,6 @@
 """The ringhorn process under test. Purpose: start the real binary on free ports and temporary
-sockets, learn from its own log that it is ready and where it listens, and stop it by its process id.
+sockets, learn from its own log that it is ready and where it listens, and stop it by its process
+id.
 
 Invariants: every wait is bounded; a server that panics, that exits with another code than 0 on TERM
 or that leaves processes behind fails the test; the whole log is kept for the report.
@@ -29,8 +30,12 @@ running = []
 
 
 def binary():
-    """The binary under test: RINGHORN_BIN, else this checkout's debug build."""
-    return os.environ.get("RINGHORN_BIN") or str(REPOSITORY / "target" / "debug" / "ringhorn")
+    """The binary: RINGHORN_BIN, else what `make build` laid out, else the debug build."""
+    if said := os.environ.get("RINGHORN_BIN"):
+        return said
+    target = REPOSITORY / os.environ.get("CARGO_TARGET_DIR", "target")
+    made = target / "runtime" / "ringhorn"
+    return str(made if made.exists() else target / "debug" / "ringhorn")
 
 
 def environment(extra=None):

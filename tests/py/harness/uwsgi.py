@@ -21,7 +21,7 @@ def field(text):
 
 
 def variables(method="GET", path="/", query="", body=None, headers=(), **extra):
-    """The variables as nginx's `uwsgi_params` gives them, in its order, then `headers` as HTTP_*."""
+    """The variables as nginx's `uwsgi_params` gives them, then `headers` as HTTP_*."""
     uri = path + ("?" + query if query else "")
     pairs = [
         ("QUERY_STRING", query),

@@ -1,5 +1,5 @@
-"""Bounded waits. Purpose: a test that waits for something outside its reach (a process to go, a line
-to appear) says what it waits for, and fails with these words when the time is over.
+"""Bounded waits. Purpose: a test that waits for something outside its reach (a process to go, a
+line to appear) says what it waits for, and fails with these words when the time is over.
 """
 
 import time

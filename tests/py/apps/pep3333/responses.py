@@ -300,7 +300,7 @@ def _write_large(environ, start_response):
     return [b"end"]
 
 
-# Applications of every shape: what may stand at the place of `app` in `app(environ, start_response)`.
+# Applications of every shape: what may stand for `app` in `app(environ, start_response)`.
 
 
 class Instance:

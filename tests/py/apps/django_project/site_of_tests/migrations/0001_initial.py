@@ -1,0 +1,18 @@
+"""Makes the table of notes."""
+
+from django.db import migrations, models
+
+
+class Migration(migrations.Migration):
+    initial = True
+    dependencies = []
+    operations = [
+        migrations.CreateModel(
+            name="Note",
+            fields=[
+                ("id", models.BigAutoField(primary_key=True, serialize=False)),
+                ("text", models.CharField(max_length=200)),
+                ("file", models.FileField(blank=True, upload_to="notes")),
+            ],
+        )
+    ]

@@ -1,0 +1,8 @@
+"""The WSGI entry point, as `django-admin startproject` makes it."""
+
+import os
+
+from django.core.wsgi import get_wsgi_application
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "site_of_tests.settings")
+application = get_wsgi_application()
