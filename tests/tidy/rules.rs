@@ -19,7 +19,8 @@ pub const LAYERS: &[(&str, &[&str])] = &[
     ("config", &["log", "base"]),
     ("driver", &["sys", "base"]),
     ("protocol", &["http", "base"]),
-    ("connection", &["protocol", "http", "config", "base"]),
+    // What a reply stated, and the access record that is captured at head time: plain data of both.
+    ("connection", &["protocol", "http", "config", "exchange", "log", "base"]),
     (
         "event_loop",
         &[
