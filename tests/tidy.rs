@@ -215,7 +215,7 @@ fn rule_layering_sees_every_way_to_import() {
     assert_eq!(found("src/connection/mod.rs", "use crate::{http::{driver, sys}, base};"), []);
     assert_eq!(found("src/connection/mod.rs", "use crate::{http::Method, driver::Op};"), [1]);
     assert_eq!(found("src/connection/mod.rs", "use super::driver::Op;"), [1]);
-    assert_eq!(found("src/connection/mod.rs", "use ringhorn_exchange::LoopEnd;"), [1]);
+    assert_eq!(found("src/protocol/mod.rs", "use ringhorn_exchange::LoopEnd;"), [1]);
     assert_eq!(found("src/connection/body.rs", "use super::driver::Op;"), []);
     assert_eq!(found("src/connection/body.rs", "use super::super::driver::Op;"), [1]);
     assert_eq!(found("src/connection/body.rs", "// crate::driver\nlet a = \"crate::driver\";"), []);
@@ -329,6 +329,8 @@ fn rule_columns_counts_characters() {
     assert_eq!(found(&"é ".repeat(50)), []);
     assert_eq!(found(&format!("\n{}é", "é ".repeat(50))), [2]);
     assert_eq!(found(&format!("// https://{}", "a".repeat(100))), []);
+    assert_eq!(found(&format!("f(\"{}\");", "a ".repeat(60))), []);
+    assert_eq!(found(&format!("f(\"a\", {}b);", "a, ".repeat(60))), [1]);
 }
 
 #[test]

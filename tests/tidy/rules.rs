@@ -2,7 +2,7 @@
 //!
 //! A rule sees a [`Source`] and nothing else, so that its samples below are whole files.
 
-use crate::source::{Source, closing, is_word, words};
+use crate::source::{LITERAL, Source, closing, is_word, words};
 
 /// Which folder of `src` may import which. `exchange` is the crate in `runtimes/exchange`.
 ///
@@ -301,13 +301,19 @@ pub fn to_do(source: &Source) -> Vec<String> {
     found
 }
 
-/// No line is longer than [`COLUMNS_MAX`] characters, but for one that holds a single long word.
+/// No line is longer than [`COLUMNS_MAX`] characters, but for what cannot be broken: a literal that
+/// stands at the limit, or a single long word such as an address.
 pub fn columns(source: &Source) -> Vec<String> {
     let mut found = Vec::new();
-    for (index, line) in source.text.lines().enumerate() {
-        let width = line.chars().count();
+    let mut offset = 0;
+    for (index, line) in source.text.split('\n').enumerate() {
+        let at_limit = line.char_indices().nth(COLUMNS_MAX).map(|(at, _)| offset + at);
+        offset += line.len() + 1;
+        let Some(at_limit) = at_limit else { continue };
+        let in_literal = source.is_rust() && source.code.as_bytes()[at_limit - 1] == LITERAL;
         let splittable = line.split_whitespace().all(|word| word.len() < COLUMNS_MAX - 10);
-        if width > COLUMNS_MAX && splittable {
+        if splittable && !in_literal {
+            let width = line.chars().count();
             found.push(format!(
                 "{}:{}: {width} columns, at most {COLUMNS_MAX}; break the line",
                 source.path,

@@ -14,7 +14,8 @@ pub struct Source {
     pub path: String,
     /// The whole text.
     pub text: String,
-    /// The text with comments and the insides of literals as spaces. For other languages: the text.
+    /// The text with comments as spaces and the insides of literals as [`LITERAL`]. For other
+    /// languages: the text.
     pub code: String,
     /// The text with everything but comments as spaces. For other languages: the text.
     pub comments: String,
@@ -49,6 +50,9 @@ impl Source {
         self.text.as_bytes()[..offset].iter().filter(|&&byte| byte == b'\n').count() + 1
     }
 }
+
+/// What stands in [`Source::code`] for each byte inside a literal, newlines excepted.
+pub const LITERAL: u8 = 0;
 
 /// Every file of the repository with one of the endings, sorted by path.
 ///
@@ -101,6 +105,9 @@ fn split(text: &str) -> (String, String) {
             Piece::Code => code[at..end].copy_from_slice(&bytes[at..end]),
             Piece::Comment => comments[at..end].copy_from_slice(&bytes[at..end]),
             Piece::Literal => {
+                for byte in code[at..end].iter_mut().filter(|byte| **byte != b'\n') {
+                    *byte = LITERAL;
+                }
                 // The quotes stay, so that a rule sees that an argument was there.
                 code[at] = b'"';
                 code[end - 1] = b'"';
@@ -257,7 +264,7 @@ fn splitting_keeps_code_and_drops_literals() {
 
 #[test]
 fn splitting_tells_literals_from_lifetimes() {
-    let code = |text: &str| Source::new("a.rs", text).code;
+    let code = |text: &str| Source::new("a.rs", text).code.replace('\0', " ");
     assert_eq!(code(r#"f("x{", 1)"#), r#"f("  ", 1)"#);
     assert_eq!(code(r#"f("\"{")"#), r#"f("   ")"#);
     assert_eq!(code("f('{', '\\'', 'é')"), "f(\" \", \"  \", \"  \")");
