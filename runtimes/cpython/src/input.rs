@@ -159,22 +159,23 @@ fn size_argument(size: &Bound<'_, PyAny>) -> PyResult<Option<usize>> {
     Ok(usize::try_from(number).ok())
 }
 
-/// What one look at the ring gave.
+/// What is beyond a ring that showed no bytes.
 enum Look {
-    /// This many bytes were copied.
-    Bytes(usize),
+    /// A byte that came meanwhile.
+    Byte(u8),
     /// The body's end.
     End,
     /// There was nothing; it has been waited for.
     Waited,
 }
 
-/// Fills as much of `into` as is there; waits once, without the GIL, when nothing is.
-fn look(py: Python<'_>, live: &mut Live, into: &mut [u8]) -> PyResult<Look> {
-    match live.claim.read_body(into) {
+/// Finds out why there are no bytes; waits once, without the GIL, when more are to come.
+fn look(py: Python<'_>, live: &mut Live) -> PyResult<Look> {
+    let mut byte = 0u8;
+    match live.claim.read_body(slice::from_mut(&mut byte)) {
         BodyRead::Bytes(count) => {
             count_down(live, count);
-            Ok(Look::Bytes(count))
+            Ok(Look::Byte(byte))
         }
         BodyRead::End => Ok(Look::End),
         BodyRead::Broken => Err(PyOSError::new_err(
@@ -230,8 +231,16 @@ fn fill(
         if bytes.room() == 0 {
             bytes.grow(bytes.filled().saturating_mul(2).min(wanted))?;
         }
-        match look(py, live, bytes.rest())? {
-            Look::Bytes(count) => bytes.advance(count),
+        let piece = live.claim.body_piece();
+        let count = piece.len().min(bytes.room()).min(wanted - bytes.filled());
+        if count > 0 {
+            bytes.push(&piece[..count]);
+            live.claim.consume_body(count);
+            count_down(live, count);
+            continue;
+        }
+        match look(py, live)? {
+            Look::Byte(byte) => bytes.push(&[byte]),
             Look::End => break,
             Look::Waited => return Ok(Step::Waited),
         }
@@ -287,14 +296,15 @@ fn fill_line(
             return Ok(Step::Done);
         }
         // The piece is used up. One byte more tells whether the body goes on.
-        let mut byte = 0u8;
-        match look(py, live, slice::from_mut(&mut byte))? {
-            Look::Bytes(_) => line.push(&[byte]),
+        match look(py, live)? {
+            Look::Byte(byte) => {
+                line.push(&[byte]);
+                if byte == b'\n' || line.filled() == most {
+                    return Ok(Step::Done);
+                }
+            }
             Look::End => return Ok(Step::Done),
             Look::Waited => return Ok(Step::Waited),
-        }
-        if byte == b'\n' || line.filled() == most {
-            return Ok(Step::Done);
         }
     }
 }

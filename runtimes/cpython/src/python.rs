@@ -389,12 +389,7 @@ impl<'py> BytesMaker<'py> {
         if object.is_null() {
             return Err(PyErr::fetch(py));
         }
-        let maker = BytesMaker { py, object, capacity, filled: 0 };
-        // SAFETY: the fresh body is `capacity` bytes; zeroing it makes every later `&mut [u8]`
-        // valid even where nothing was written. One pass over memory that is about to be written
-        // anyway.
-        unsafe { ptr::write_bytes(maker.body(), 0, capacity) };
-        Ok(maker)
+        Ok(BytesMaker { py, object, capacity, filled: 0 })
     }
 
     fn body(&self) -> *mut u8 {
@@ -412,40 +407,22 @@ impl<'py> BytesMaker<'py> {
         self.capacity - self.filled
     }
 
-    /// The unwritten rest.
-    pub fn rest(&mut self) -> &mut [u8] {
-        // SAFETY: within the object's body, initialised in `new` and `grow`, reachable by nobody
-        // else.
-        unsafe {
-            std::slice::from_raw_parts_mut(
-                self.body().add(self.filled),
-                self.capacity - self.filled,
-            )
-        }
-    }
-
-    /// Says that the first `count` bytes of the rest were written.
-    pub fn advance(&mut self, count: usize) {
-        assert!(count <= self.room(), "more written than there was room");
-        self.filled += count;
-    }
-
-    /// Appends a slice that fits.
+    /// Appends bytes, which must fit.
+    #[inline]
     pub fn push(&mut self, bytes: &[u8]) {
-        self.rest()[..bytes.len()].copy_from_slice(bytes);
+        assert!(bytes.len() <= self.room(), "callers look for room first");
+        // SAFETY: checked in the line above; the body is ours alone, so it does not overlap the
+        // source, and writing needs no initialised memory.
+        unsafe {
+            ptr::copy_nonoverlapping(bytes.as_ptr(), self.body().add(self.filled), bytes.len());
+        }
         self.filled += bytes.len();
     }
 
     /// Makes room for `capacity` bytes in all.
     pub fn grow(&mut self, capacity: usize) -> PyResult<()> {
-        let before = self.capacity;
-        self.resize(capacity)?;
-        if capacity > before {
-            // SAFETY: the body is now `capacity` long; what realloc added is uninitialised until
-            // here.
-            unsafe { ptr::write_bytes(self.body().add(before), 0, capacity - before) };
-        }
-        Ok(())
+        assert!(capacity >= self.filled, "growing never loses bytes");
+        self.resize(capacity)
     }
 
     fn resize(&mut self, capacity: usize) -> PyResult<()> {
