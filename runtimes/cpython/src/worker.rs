@@ -37,8 +37,6 @@ const ORPHAN_GRACE: Duration = Duration::from_secs(5);
 pub struct Worker {
     shared: Arc<Shared>,
     setup: Box<Setup>,
-    /// Written by the interpreter's signal handler (`signal.set_wakeup_fd`).
-    wakeup: OwnedFd,
     prepared: PyOnceLock<Prepared>,
 }
 
@@ -51,6 +49,11 @@ struct Shared {
     /// as held by it.
     serving: AtomicBool,
     first_seat: u16,
+    /// Written by the interpreter's signal handler (`signal.set_wakeup_fd`). Here because the native thread
+    /// keeps it open to the process's end: the interpreter may write to it until then.
+    wakeup: OwnedFd,
+    /// Its other end, read by the native thread.
+    wakeup_read: OwnedFd,
 }
 
 struct Prepared {
@@ -72,21 +75,23 @@ pub fn connect(py: Python<'_>, descriptor: i32) -> PyResult<Worker> {
     let hello = FromWorker::Hello(greeting(py)?);
     let (setup, descriptors) = py.detach(|| shake_hands(&control, &hello)).map_err(to_python)?;
     let end = attach(&setup, descriptors)?;
+    let (wakeup_read, wakeup) = system::pipe()?;
     let shared = Arc::new(Shared {
         control,
         end: Arc::new(end),
         serving: AtomicBool::new(false),
         first_seat: setup.first_seat,
+        wakeup,
+        wakeup_read,
     });
-    let (wakeup_read, wakeup) = system::pipe()?;
     let watched = Arc::clone(&shared);
     system::with_signals_blocked(|| {
         std::thread::Builder::new()
             .name("ringhorn-control".to_owned())
             .stack_size(128 * 1024)
-            .spawn(move || watch(&watched, &wakeup_read))
+            .spawn(move || watch(&watched))
     })?;
-    Ok(Worker { shared, setup, wakeup, prepared: PyOnceLock::new() })
+    Ok(Worker { shared, setup, prepared: PyOnceLock::new() })
 }
 
 fn greeting(py: Python<'_>) -> PyResult<Hello> {
@@ -158,7 +163,7 @@ impl Worker {
 
     /// The descriptor for `signal.set_wakeup_fd`.
     fn wakeup_descriptor(&self) -> i32 {
-        self.wakeup.as_raw_fd()
+        self.shared.wakeup.as_raw_fd()
     }
 
     /// Tells the server that the application cannot be loaded. The caller ends the process.
@@ -224,7 +229,8 @@ impl Worker {
 }
 
 /// The native thread: control socket and signal wake-ups, until the process ends.
-fn watch(shared: &Shared, wakeup: &OwnedFd) {
+fn watch(shared: &Shared) {
+    let wakeup = &shared.wakeup_read;
     let mut deadline: Option<Instant> = None;
     loop {
         let timeout = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));

@@ -183,11 +183,22 @@ def note_signals(worker):
     """TERM and INT reach workers too (systemd, Ctrl-C); the server decides what they mean.
 
     A handler that does nothing, not SIG_IGN: children of the application would inherit SIG_IGN.
+    Children that are forked and do not exec get the usual handlers back.
     """
     signal.set_wakeup_fd(worker.wakeup_descriptor(), warn_on_full_buffer=False)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
-            signal.signal(number, note_signal)
+    usual = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in usual:
+        signal.signal(number, note_signal)
+
+    def restore():
+        if threading.current_thread() is not threading.main_thread():
+            return
+        signal.set_wakeup_fd(-1)
+        for number, handler in usual.items():
+            if signal.getsignal(number) is note_signal:
+                signal.signal(number, handler)
+
+    os.register_at_fork(after_in_child=restore)
 
 
 def note_signal(number, frame):
