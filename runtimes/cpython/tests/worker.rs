@@ -323,7 +323,8 @@ def spawn(environ, start_response):
             results += pool.map(double, [1, 2])
     start_response('200 OK', OK)
     return [repr(results).encode()]
-atexit.register(print, 'at exit', flush=True)
+if multiprocessing.parent_process() is None:
+    atexit.register(print, 'at exit', flush=True)
 "
     ));
     for _ in 0..3 {
@@ -418,7 +419,8 @@ def hang(environ, start_response):
     while True: pass
 ",
     );
-    rig.submit(&Request::get("/hang"));
+    let slot = rig.submit(&Request::get("/hang")).0;
+    rig.wait_for_claim(slot);
     let (theirs, _) = ringhorn_exchange::control::ControlSocket::pair().unwrap();
     drop(std::mem::replace(&mut rig.control, theirs));
     assert_eq!(rig.wait().0, Some(1));
@@ -439,9 +441,7 @@ def wait(environ, start_response):
     let mut request = Request::post("/wait", b"");
     request.content_length = Some(10);
     let slot = rig.submit_without_body(&request);
-    while rig.loop_end.progress(slot).unwrap().claimed_by.is_none() {
-        std::thread::yield_now();
-    }
+    rig.wait_for_claim(slot);
     rig.control.send(&ToWorker::Stop(Stop { graceful: false }), &[]).unwrap();
     let (code, log) = rig.wait();
     assert_eq!(code, Some(0));

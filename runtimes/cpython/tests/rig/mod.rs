@@ -186,6 +186,15 @@ impl Rig {
         slot
     }
 
+    /// Returns when a seat has the request.
+    pub fn wait_for_claim(&mut self, slot: SlotIndex) {
+        let deadline = Instant::now() + TIMEOUT;
+        while self.loop_end.progress(slot).unwrap().claimed_by.is_none() {
+            assert!(Instant::now() < deadline, "nobody claims the request");
+            std::thread::yield_now();
+        }
+    }
+
     fn enqueue(&mut self, slot: SlotIndex) {
         self.loop_end.enqueue(slot, 1).unwrap();
         self.loop_end.wake_one(Wake::Fresh);
