@@ -9,6 +9,7 @@ import os
 import sys
 
 import pytest
+
 from harness import fronts, server
 
 

@@ -7,6 +7,7 @@ import re
 import time
 
 import pytest
+
 from harness.client import encode_request
 from harness.watch import wait_until
 

@@ -9,6 +9,7 @@ import re
 import subprocess
 
 import pytest
+
 from harness import forms, fronts
 from harness.server import APPS
 

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from harness import forms, fronts
 from harness.client import chunked
 from harness.server import APPS

@@ -7,6 +7,7 @@ import socket
 import time
 
 import pytest
+
 from harness.client import Client, chunked, encode_request
 
 STACK = dict(application="transfer:application", threads=4)

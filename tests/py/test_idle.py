@@ -6,6 +6,7 @@ import resource
 import time
 
 import pytest
+
 from harness import process
 from harness.client import Client, encode_request
 

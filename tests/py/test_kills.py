@@ -11,6 +11,7 @@ import signal
 import threading
 
 import pytest
+
 from harness.client import Client, Truncated, encode_request
 from harness.watch import wait_until
 

@@ -11,6 +11,7 @@ import threading
 import time
 
 import pytest
+
 from harness import process, server
 from harness.address import Address
 from harness.client import Client, Truncated, encode_request

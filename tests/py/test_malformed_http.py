@@ -5,6 +5,7 @@ answer, then the connection's end where there is one, and the server serves afte
 import socket
 
 import pytest
+
 from harness import golden
 from harness.client import Client
 

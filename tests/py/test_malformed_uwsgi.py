@@ -5,6 +5,7 @@ answer, the connection's end, and the server serves afterwards.
 import socket
 
 import pytest
+
 from harness import golden, uwsgi
 from harness.client import Client
 

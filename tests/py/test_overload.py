@@ -7,6 +7,7 @@ import json
 import time
 
 import pytest
+
 from harness import bulk
 from harness.client import Client, encode_request
 from harness.watch import wait_until

@@ -5,6 +5,7 @@ hold on every front; those on how our own HTTP parser maps a request hold on the
 import json
 
 import pytest
+
 from harness.client import chunked
 
 STACK = dict(application="pep3333:application", threads=4)

@@ -3,6 +3,7 @@ a cut connection after that, a traceback in the log, and never more than its own
 """
 
 import pytest
+
 from harness.client import Truncated
 
 STACK = dict(application="pep3333:application", threads=4)

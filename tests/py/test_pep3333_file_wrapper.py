@@ -1,6 +1,7 @@
 """PEP 3333, wsgi.file_wrapper: from where and to where a file is sent, and its close()."""
 
 import pytest
+
 from harness.client import Truncated
 
 STACK = dict(application="pep3333:application", threads=4)

@@ -8,6 +8,7 @@ import json
 import random
 
 import pytest
+
 from harness.client import chunked, encode_request
 
 STACK = dict(application="pep3333:application", threads=4)

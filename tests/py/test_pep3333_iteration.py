@@ -5,6 +5,7 @@ and how the end of the body is marked.
 import concurrent.futures
 
 import pytest
+
 from harness.client import Truncated
 
 STACK = dict(application="pep3333:application", threads=6)

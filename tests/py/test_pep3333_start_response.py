@@ -7,6 +7,7 @@ import re
 from email.utils import parsedate_to_datetime
 
 import pytest
+
 from harness import server
 from harness.client import Truncated
 

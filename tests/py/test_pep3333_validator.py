@@ -3,6 +3,7 @@ contract as its authors check it, on every front.
 """
 
 import pytest
+
 from harness.client import chunked
 
 STACK = dict(application="pep3333:application", threads=2)

@@ -5,6 +5,7 @@ readers and slow applications, spooling and streaming.
 import json
 
 import pytest
+
 from harness import bulk, process
 from harness.client import encode_request
 

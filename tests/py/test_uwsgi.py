@@ -7,6 +7,7 @@ import socket
 import time
 
 import pytest
+
 from harness import uwsgi
 from harness.client import Client, Truncated
 

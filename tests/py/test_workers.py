@@ -8,6 +8,7 @@ import resource
 import signal
 
 import pytest
+
 from harness import process
 from harness.client import Truncated, encode_request
 from harness.watch import wait_until
