@@ -44,7 +44,8 @@ test-rust: ## cargo test over the workspace
 test-python: build ## pytest against the release build (PYTEST_ARGS=...)
 	@tools/needs test
 	@tools/venv
-	$(VENV)/bin/python -m pytest tests/py -n auto $(PYTEST_ARGS)
+	RINGHORN_BIN="$${RINGHORN_BIN:-$(abspath $(RUNTIME))/ringhorn}" \
+	    $(VENV)/bin/python -m pytest tests/py -n auto $(PYTEST_ARGS)
 
 loom: ## The exchange's models: every interleaving of claim, queue, rings, bitmap and waits
 	@tools/needs rust
@@ -61,8 +62,8 @@ lint: ## Formatting, clippy over every target, documentation links, ruff
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --exclude ringhorn-cpython --all-targets -- -D warnings
 	"$(PYTHON)" tools/runtime.py --python "$(PYTHON)" --check
-	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc --locked --no-deps --workspace --exclude ringhorn-cpython \
-	    --document-private-items
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc --locked --no-deps \
+	    --workspace --exclude ringhorn-cpython --document-private-items
 	$(VENV)/bin/ruff check --quiet .
 	$(VENV)/bin/ruff format --quiet --check .
 
