@@ -21,7 +21,9 @@ class Address:
 
     def connect(self, timeout=10.0, receive_buffer=None):
         """A connected stream socket; `receive_buffer` (bytes) makes this side a slow reader."""
-        family = socket.AF_UNIX if self.is_unix else socket.AF_INET
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        if self.is_unix:
+            family = socket.AF_UNIX
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:
             if receive_buffer:

@@ -10,7 +10,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 from . import process
@@ -21,7 +20,7 @@ from .watch import wait_until
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 APPS = Path(__file__).resolve().parents[1] / "apps"
-LISTENING = re.compile(r"listening on (http|uwsgi)://(127\.0\.0\.1):([0-9]+)")
+LISTENING = re.compile(r"listening on (http|uwsgi)://(127\.0\.0\.1|\[::1\]):([0-9]+)")
 READY = re.compile(r"\bready\b")
 SCRUBBED = ("PORT", "WEB_CONCURRENCY", "PYTHONPATH", "FORWARDED_ALLOW_IPS", "VIRTUAL_ENV")
 
@@ -66,9 +65,12 @@ class Server:
         pythonpath=APPS,
         preexec=None,
         stdin=subprocess.DEVNULL,
+        pass_fds=(),
         start_seconds=30.0,
     ):
-        self.command = [binary(), "--python", str(python or sys.executable)]
+        self.command = [binary()]
+        if python is not None:
+            self.command += ["--python", str(python)]
         for bind in binds:
             self.command += ["--bind", bind]
         if workers is not None:
@@ -84,6 +86,7 @@ class Server:
         self.env = environment(env)
         self.preexec = preexec
         self.stdin = stdin
+        self.pass_fds = pass_fds
         self.start_seconds = start_seconds
         self.process = None
         self.addresses = []
@@ -102,12 +105,16 @@ class Server:
         """Starts and returns when the server says it is ready."""
         self.launch()
         try:
-            self.log.wait_for(READY, self.start_seconds)
-            self.addresses = self._addresses()
+            self.wait_ready()
         except BaseException:
             self.kill()
             raise
         return self
+
+    def wait_ready(self):
+        """Returns when the server says it is ready, and has learned where it listens."""
+        self.log.wait_for(READY, self.start_seconds)
+        self.addresses = self._addresses()
 
     def launch(self):
         """Starts without waiting: for servers that are expected to refuse."""
@@ -118,6 +125,7 @@ class Server:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             preexec_fn=self.preexec,
+            pass_fds=self.pass_fds,
             start_new_session=True,
         )
         self.log = Log(self.process.stderr)
@@ -126,15 +134,18 @@ class Server:
         return self
 
     def _addresses(self):
-        """Where each bind really listens: Unix paths are known, ports are read from the log."""
+        """Where each bind really listens: Unix paths are known, ports are read from the log; what
+        was inherited is for the test to know."""
         told = {"http": [], "uwsgi": []}
         for scheme, host, port in LISTENING.findall(self.log.text):
-            told[scheme].append(Address(scheme, host=host, port=int(port)))
+            told[scheme].append(Address(scheme, host=host.strip("[]"), port=int(port)))
         found = []
         for bind in self.binds:
-            scheme, _, rest = bind.rpartition("://")
-            scheme = scheme or "http"
-            if rest.startswith("unix:"):
+            scheme = "uwsgi" if bind.startswith("uwsgi://") else "http"
+            rest = bind.removeprefix(scheme + "://")
+            if rest.startswith("fd://"):
+                found.append(None)
+            elif rest.startswith("unix:"):
                 found.append(Address(scheme, path=rest[len("unix:") :].partition("?")[0]))
             else:
                 assert told[scheme], f"the log does not say where {bind} listens:\n{self.log.text}"
