@@ -5,7 +5,7 @@
 //! Wire format (RFC 9112 §5): `token ":" OWS field-value OWS CRLF`.
 //!
 //! Invariants:
-//! * after [`read_fields`] no field is left whose name holds `_` (it would take the environ key of
+//! * after `read_fields` no field is left whose name holds `_` (it would take the environ key of
 //!   its `-` twin, CVE-2015-0219) or is `Proxy` (it would become HTTP_PROXY, "httpoxy"); such
 //!   fields count against the limits and are otherwise as if never sent;
 //! * a field that can stand once only stands at most once, so no later reader has to choose.
