@@ -27,8 +27,16 @@ STABLE_UNDERSCORED = re.compile(
     r"|_PyArg_\w+_SizeT|_PyObject_(GC_(New|NewVar|Resize)|New|NewVar)|_PyErr_BadInternalCall"
     r"|_PyState_AddModule|_PyThreadState_(Init|Prealloc)|_PyTrash_\w+|_PyWeakref_\w+"
 )
-# Functions of the full API that the version-specific module is built for.
-FULL_API = {"PyUnicode_New", "PyUnicode_AsUTF8AndSize", "PyDict_Copy", "PyUnicode_FromKindAndData"}
+# Functions that the limited API of 3.9 does not have; the version-specific module uses some.
+FULL_API = {
+    "PyObject_CallNoArgs",
+    "PyObject_Vectorcall",
+    "PyObject_VectorcallMethod",
+    "PyType_GetName",
+    "PyType_GetQualName",
+    "PyUnicode_AsUTF8AndSize",
+    "PyUnicode_New",
+}
 
 
 def run(*command, **settings):
