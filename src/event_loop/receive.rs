@@ -123,7 +123,14 @@ impl State {
 
     fn on_malformed(&mut self, index: ConnectionIndex, input: &[u8], why: Rejection) -> usize {
         self.counters.malformed.add(1);
-        self.refuse(index, why);
+        if why.is_silent() {
+            // No request of this protocol: its sender could not read an answer either.
+            self.incident(format!("connection closed without an answer: {}", why.reason));
+            self.table[index].linger = true;
+            self.begin_close(index);
+        } else {
+            self.refuse(index, why);
+        }
         input.len()
     }
 
