@@ -8,33 +8,80 @@
 /// Slot number: an index below [`Geometry::slots`].
 pub type SlotIndex = u32;
 
-// Ancillary data of the control socket is laid out by hand.
+// The protocol: atomics only, no unsafe, the same code in production and in the models.
+mod claim;
+mod lines;
+mod news;
+mod queue;
+mod ring;
+mod seat_line;
+// The futex and bell system calls.
+#[allow(unsafe_code)]
+mod sync;
+
+// The memory and the two ends: not part of a model.
+#[cfg(not(loom))]
+mod aftermath;
+#[cfg(not(loom))]
+#[allow(unsafe_code)]
+mod clock;
+#[cfg(not(loom))]
 #[allow(unsafe_code)]
 pub mod control;
-pub mod geometry;
+#[cfg(not(loom))]
+#[allow(unsafe_code)]
+mod fork;
+#[cfg(not(loom))]
+mod framing;
+mod geometry;
 pub mod keys;
+#[cfg(not(loom))]
 #[allow(unsafe_code)]
-pub mod loop_end;
-pub mod record;
-pub mod response;
+mod loop_end;
+#[cfg(not(loom))]
 #[allow(unsafe_code)]
-pub mod seats;
+mod memory;
+#[cfg(not(loom))]
+mod record;
+#[cfg(not(loom))]
 #[allow(unsafe_code)]
-pub mod worker_end;
+mod request;
+#[cfg(not(loom))]
+mod response;
+#[cfg(not(loom))]
+mod seats;
+#[cfg(not(loom))]
+mod segments;
+#[cfg(not(loom))]
+mod slots;
+#[cfg(not(loom))]
+mod statement;
+#[cfg(not(loom))]
+mod wake;
+#[cfg(not(loom))]
+mod worker_end;
 
-pub use geometry::{Geometry, LAYOUT_HASH, LAYOUT_VERSION, LOOPS_MAX, SEATS_MAX};
+pub use geometry::{
+    Geometry, IDLE_PAGES_NS, LAYOUT_HASH, LAYOUT_VERSION, LOOPS_MAX, SEATS_MAX, SLOTS_MAX,
+    WAITED_NS,
+};
 pub use keys::KeyId;
-pub use loop_end::{
-    Abandonment, BodyEnd, Counts, Impossible, LoopDescriptors, LoopEnd, Progress, QueueFull,
-    RawPiece, Wake, Withdrawal, WorkerSeats,
-};
-pub use record::{
-    Key, MethodId, Protocol, RecordFlags, RecordHead, RecordStart, RecordTooLarge, RecordWriter,
-    Variable, Variables,
-};
-pub use response::{HeadError, ResponseEnd, ResponseWriter, StatedBody, Statement, WriteError};
-pub use seats::SeatTable;
-pub use worker_end::{
-    AttachError, BodyRead, Claim, LoopDescriptorsOwned, RequestWake, Seat, WorkWake, WorkerEnd,
-    is_forked,
+#[cfg(not(loom))]
+pub use {
+    fork::is_forked,
+    framing::HeadError,
+    loop_end::{
+        Abandonment, BodyEnd, Counts, Impossible, LoopDescriptors, LoopEnd, Progress, QueueFull,
+        RawPiece, Withdrawal,
+    },
+    record::{
+        Key, MethodId, Protocol, RecordFlags, RecordHead, RecordStart, RecordTooLarge,
+        RecordWriter, Variable, Variables,
+    },
+    request::{BodyRead, Claim},
+    response::{ResponseWriter, WriteError},
+    seats::SeatTable,
+    statement::{ResponseEnd, StatedBody, Statement},
+    wake::{Wake, WorkerSeats},
+    worker_end::{AttachError, LoopDescriptorsOwned, RequestWake, Seat, WorkWake, WorkerEnd},
 };
