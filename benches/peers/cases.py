@@ -96,7 +96,7 @@ def _mixed():
 ALL = ("ringhorn", "bjoern", "fastpysgi", "granian", "uwsgi", "gunicorn")
 UWSGI_STARVES = (
     "uWSGI's --http11-socket keeps a thread on its connection: of 64 clients one a thread is "
-    "served, the rest wait (errors: timeouts). Its figures are those of the ones it serves."
+    "served, the rest wait, which wrk counts nowhere. Its figures are those of the ones it serves."
 )
 
 CASES = {

@@ -31,6 +31,8 @@ import servers
 
 def main():
     options = arguments()
+    # Debian's nginx lies in a folder that a user's PATH may not name.
+    os.environ["PATH"] = os.environ.get("PATH", "/usr/bin:/bin") + ":/usr/sbin"
     # TERM leaves by way of every context, so that no server outlives its run.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     os.sched_setaffinity(0, {options.load_core})

@@ -11,12 +11,13 @@ root=$(cd "$here/../.." && pwd)
 venv=${PEERS_VENV:-$root/target/peers-venv}
 python=${PYTHON:-python3}
 
+PATH=$PATH:/usr/sbin # Debian's nginx lies there, and a user's PATH may not name it
 command -v "$python" >/dev/null || { echo "setup: $python is not on PATH" >&2; exit 1; }
 
 # A header or program that shows the package is there, and the Debian package that brings it.
 missing=
 need() { [ -e "$1" ] || command -v "$1" >/dev/null 2>&1 || missing="$missing $2"; }
-need nginx nginx-light
+need nginx nginx
 need wrk wrk
 need cc gcc
 need /usr/include/ev.h libev-dev
@@ -26,8 +27,18 @@ need "$headers/Python.h" python3-dev
 
 if [ -n "$missing" ]; then
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        echo "setup: installing$missing"
+        # No service may start with its package: the harness runs an nginx of its own.
+        policy=/usr/sbin/policy-rc.d
+        if [ ! -e "$policy" ]; then
+            trap 'rm -f "$policy"' EXIT
+            printf '#!/bin/sh\nexit 101\n' >"$policy"
+            chmod 755 "$policy"
+        fi
+        export DEBIAN_FRONTEND=noninteractive
+        apt-get update -qq
         # shellcheck disable=SC2086  # the names are words on purpose
-        DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $missing
+        apt-get install -qq -y --no-install-recommends $missing
     else
         echo "setup: missing; install with: sudo apt-get install$missing" >&2
         exit 1
