@@ -20,8 +20,8 @@ use ringhorn_exchange::{Claim, Key, KeyId, Variable};
 
 use crate::python;
 
-/// Shapes that a seat remembers. nginx in front gives 1 to 5; browsers directly a few more.
-const TEMPLATES_MAX: usize = 8;
+/// Shapes that a seat remembers. nginx in front gives 1 to 5; browsers directly some more. By taste.
+const TEMPLATES_MAX: usize = 16;
 
 /// What is the same for every request of a worker.
 pub struct Constants<'py> {
@@ -143,9 +143,14 @@ impl EnvironMaker {
         claim: &Claim,
         https: bool,
     ) -> PyResult<Option<Bound<'py, PyDict>>> {
+        let variables = usize::from(claim.head().variables);
         for index in 0..self.templates.len() {
             let template = &mut self.templates[index];
-            if template.https != https || !template.fill(py, claim)? {
+            if template.https != https || template.slots.len() != variables {
+                continue;
+            }
+            // The template used last is tried with its values at once; others only if they fit.
+            if index > 0 && !template.fits(claim) || !template.fill(py, claim)? {
                 continue;
             }
             let environ = template.dict.bind(py).copy()?;
@@ -198,6 +203,12 @@ impl EnvironMaker {
 }
 
 impl Template {
+    /// Whether the request has this template's names in this order. The counts are equal already.
+    fn fits(&self, claim: &Claim) -> bool {
+        let mut slots = self.slots.iter();
+        claim.variables().all(|variable| slots.next().is_some_and(|slot| slot.key.is(variable.key)))
+    }
+
     /// Puts the request's values into the template; false if the request is of another shape (what
     /// was replaced until then stays: it is what the slot remembers, too).
     #[inline]
