@@ -38,15 +38,10 @@ pub type FastKeywordsFunction = unsafe extern "C" fn(
     *mut ffi::PyObject,
 ) -> *mut ffi::PyObject;
 
+#[cfg(not(Py_LIMITED_API))]
 unsafe extern "C" {
-    // In the stable ABI, but private in pyo3-ffi.
+    // Documented, but private in pyo3-ffi.
     fn _PyBytes_Resize(bytes: *mut *mut ffi::PyObject, size: ffi::Py_ssize_t) -> c_int;
-    // Exported by every CPython since 3.3; pyo3-ffi names it from limited API 3.10 on.
-    #[cfg(any(Py_LIMITED_API, Py_3_14))]
-    fn PyUnicode_AsUTF8AndSize(
-        text: *mut ffi::PyObject,
-        size: *mut ffi::Py_ssize_t,
-    ) -> *const std::ffi::c_char;
 }
 
 /// The token inside a function that the interpreter called.
@@ -137,12 +132,13 @@ fn ascii_body<'a>(text: &'a Bound<'_, PyAny>) -> Option<&'a [u8]> {
 #[cfg(any(Py_LIMITED_API, Py_3_14))]
 #[inline]
 fn ascii_body<'a>(text: &'a Bound<'_, PyAny>) -> Option<&'a [u8]> {
+    let as_utf8 = as_utf8()?;
     let mut size: ffi::Py_ssize_t = 0;
     // SAFETY: with_latin1 checked that this is a str. For ASCII the returned pointer is the
     // string's own body; for others a UTF-8 form that the object keeps. Both live and stay
     // unchanged as long as the object.
     unsafe {
-        let body = PyUnicode_AsUTF8AndSize(text.as_ptr(), &mut size);
+        let body = as_utf8(text.as_ptr(), &mut size);
         if body.is_null() {
             // A lone surrogate: AsLatin1String will say so in its own words.
             ffi::PyErr_Clear();
@@ -152,6 +148,46 @@ fn ascii_body<'a>(text: &'a Bound<'_, PyAny>) -> Option<&'a [u8]> {
         (size == ffi::PyUnicode_GetLength(text.as_ptr()))
             .then(|| std::slice::from_raw_parts(body.cast::<u8>(), size as usize))
     }
+}
+
+/// `PyUnicode_AsUTF8AndSize`.
+#[cfg(any(Py_LIMITED_API, Py_3_14))]
+type AsUtf8 =
+    unsafe extern "C" fn(*mut ffi::PyObject, *mut ffi::Py_ssize_t) -> *const std::ffi::c_char;
+
+#[cfg(all(not(Py_LIMITED_API), Py_3_14))]
+#[inline]
+fn as_utf8() -> Option<AsUtf8> {
+    Some(ffi::PyUnicode_AsUTF8AndSize)
+}
+
+/// The limited API has the function from 3.10 on: there it is looked up, once. On 3.9 strings are
+/// read by way of a copy.
+#[cfg(Py_LIMITED_API)]
+#[inline]
+fn as_utf8() -> Option<AsUtf8> {
+    static FOUND: std::sync::OnceLock<Option<AsUtf8>> = std::sync::OnceLock::new();
+    *FOUND.get_or_init(find_as_utf8)
+}
+
+#[cfg(Py_LIMITED_API)]
+#[cold]
+fn find_as_utf8() -> Option<AsUtf8> {
+    union Symbol {
+        address: *mut c_void,
+        function: AsUtf8,
+    }
+    // SAFETY: a static text. Both calls only look.
+    let (version, address) = unsafe {
+        let name = c"PyUnicode_AsUTF8AndSize".as_ptr();
+        (CStr::from_ptr(ffi::Py_GetVersion()), libc::dlsym(libc::RTLD_DEFAULT, name))
+    };
+    if address.is_null() || version.to_bytes().starts_with(b"3.9.") {
+        return None;
+    }
+    // SAFETY: not null, and in every CPython from 3.10 on a function of this signature (stable
+    // ABI).
+    Some(unsafe { Symbol { address }.function })
 }
 
 #[inline]
@@ -425,6 +461,7 @@ impl<'py> BytesMaker<'py> {
         self.resize(capacity)
     }
 
+    #[cfg(not(Py_LIMITED_API))]
     fn resize(&mut self, capacity: usize) -> PyResult<()> {
         // SAFETY: the object has one reference, ours; on failure it is freed and the pointer set to
         // null.
@@ -434,6 +471,17 @@ impl<'py> BytesMaker<'py> {
             return Err(PyErr::fetch(self.py));
         }
         self.capacity = capacity;
+        Ok(())
+    }
+
+    /// The limited API cannot resize: the bytes move to an object of the new size.
+    #[cfg(Py_LIMITED_API)]
+    fn resize(&mut self, capacity: usize) -> PyResult<()> {
+        let mut other = BytesMaker::new(self.py, capacity)?;
+        // SAFETY: the first `filled` bytes of the body were written, and nobody changes them
+        // meanwhile.
+        other.push(unsafe { std::slice::from_raw_parts(self.body(), self.filled) });
+        *self = other;
         Ok(())
     }
 
