@@ -27,6 +27,10 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// How long a drain waits for the backlog to stay dry.
 pub const BACKLOG_QUIET: Duration = Duration::from_millis(200);
 
+/// How long a drain takes from the backlog at most: clients that go on connecting would keep it from
+/// ever running dry. By taste: what waited when the drain began is taken in a few turns.
+pub const BACKLOG_DRAIN_MAX: Duration = Duration::from_secs(1);
+
 /// One listener of the loop.
 #[derive(Debug)]
 pub struct Listener {
@@ -60,10 +64,15 @@ impl<D: Driver> EventLoop<D> {
         }
     }
 
-    /// Whether a drain saw no new connection for long enough.
+    /// Whether a drain saw no new connection for long enough, or took from the backlog for long enough.
     pub(super) fn is_backlog_dry(&self) -> bool {
+        let now_ns = self.state.now_ns;
         let quiet_since = self.last_accept_ns.max(self.drain_began_ns);
-        self.state.now_ns.saturating_sub(quiet_since) >= BACKLOG_QUIET.as_nanos() as u64
+        let ends_ns = self.drain_began_ns.saturating_add(BACKLOG_DRAIN_MAX.as_nanos() as u64);
+        // Once disarmed it stays dry: an accept that completed meanwhile arms no others.
+        self.is_disarmed
+            || now_ns.saturating_sub(quiet_since) >= BACKLOG_QUIET.as_nanos() as u64
+            || now_ns >= ends_ns.min(self.drain_ends_ns)
     }
 
     /// An accept ended.

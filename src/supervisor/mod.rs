@@ -117,14 +117,15 @@ fn run_server(recipe: Recipe<'_>) -> Result<(), Fault> {
         starts.push((bell.try_clone().map_err(system_fault)?, vec![end]));
     }
     let loops = Loops::start(rings, &settings, &listeners, starts, &reports_bell, &cores)?;
-    for url in listeners.urls() {
-        tracing::info!("listening on {url}");
-    }
     let worker_cores = cores.iter().map(|core| core.id).collect();
     let pool = Pool::new(recipe, concurrency, blocks, memory, worker_cores);
     runtime.block_on(async {
         let (events, queue) = Events::queue();
         events.watch(reports_bell)?;
+        // Said once signals are heeded: whoever waits for these lines may send one.
+        for url in listeners.urls() {
+            tracing::info!("listening on {url}");
+        }
         let access_log = config.access_log.clone();
         let access_log = access_log.map(|(target, format)| AccessLog::open(target, format));
         let supervisor = Supervisor {

@@ -307,7 +307,7 @@ impl<'a> Pool<'a> {
         };
         let wait = self.back_off.after_death(served);
         let what = match &worker.phase {
-            Phase::Failing(failed) => last_line(failed),
+            Phase::Failing(failed) => format!("{status}: {}", verdict(failed)),
             _ => status.to_string(),
         };
         tracing::error!("worker {number} (pid {pid}) ended: {what}; the next starts in {wait:?}");
@@ -397,31 +397,47 @@ impl<'a> Pool<'a> {
     }
 }
 
-fn last_line(failed: &Failed) -> String {
-    let line = failed.text.trim().lines().last().unwrap_or_default();
-    format!("exit code {}: {line}", failed.exit_code)
+/// Why a worker failed, in one line: its own verdict, which stands under our name at the end of what it
+/// said, else the last line of that.
+fn verdict(failed: &Failed) -> &str {
+    let lines = || failed.text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let verdict = lines().filter_map(|line| line.strip_prefix(VERDICT_MARK)).next_back();
+    verdict.or_else(|| lines().next_back()).unwrap_or("it said nothing")
 }
+
+/// What a failed worker advises, or else this.
+fn advice(failed: &Failed, otherwise: &str) -> String {
+    let advice = failed.text.lines().filter_map(|line| line.strip_prefix(ADVICE_MARK)).next_back();
+    advice.unwrap_or(otherwise).to_owned()
+}
+
+/// How a worker's verdict begins in [`Failed`]'s text.
+const VERDICT_MARK: &str = "ringhorn: ";
+/// How its advice begins.
+const ADVICE_MARK: &str = "hint: ";
 
 /// Why the server ends when its first worker does.
 fn never_ready(recipe: &Recipe<'_>, worker: &Worker, status: ExitStatus) -> Fault {
     let application = &recipe.config.application;
-    let cannot_load = |what: String| {
-        Fault::new(
-            ExitCode::Application,
-            format!("cannot load the application {application}: {what}"),
-            "the traceback is above; --chdir and --pythonpath say where modules are sought",
-        )
-    };
     match &worker.phase {
-        Phase::Failing(failed) if failed.exit_code == ExitCode::Application as i32 => {
-            cannot_load(failed.text.trim().lines().last().unwrap_or_default().to_owned())
-        }
+        Phase::Failing(failed) if failed.exit_code == ExitCode::Application as i32 => Fault::new(
+            ExitCode::Application,
+            format!("cannot load the application {application}: {}", verdict(failed)),
+            advice(
+                failed,
+                "the traceback is above; --chdir and --pythonpath say where modules are sought",
+            ),
+        ),
         Phase::Failing(failed) => Fault::new(
             ExitCode::Worker,
-            format!("a worker cannot boot: {}", failed.text.trim()),
-            "see above what the interpreter says; --python and --runtime-dir choose what is started",
+            format!("a worker cannot boot: {}", verdict(failed)),
+            advice(failed, "--python and --runtime-dir choose what is started"),
         ),
-        Phase::Loading => cannot_load(format!("its interpreter ended ({status})")),
+        Phase::Loading => Fault::new(
+            ExitCode::Application,
+            format!("cannot load the application {application}: its interpreter ended ({status})"),
+            "what it said is above; a native module that it imports may be broken",
+        ),
         Phase::Booting | Phase::Ready(_) => Fault::new(
             ExitCode::Worker,
             format!("a worker cannot boot: {} ended ({status})", recipe.interpreter),

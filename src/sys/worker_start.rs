@@ -94,16 +94,26 @@ fn own_oom_score() -> io::Result<i32> {
     text.trim().parse().map_err(|_| io::Error::other("oom_score_adj is not a number"))
 }
 
-/// Every signal back to its default: exec does that for caught ones, but an ignored one stays ignored.
+/// Every signal back to its default, none blocked: `exec` does that for caught ones, but an ignored one
+/// stays ignored. By the kernel's own calls, since libc keeps two signals of its own out of reach and
+/// `posix_spawn` leaves those ignored in whoever it started.
 fn default_signals() {
+    /// Bytes of the kernel's signal set.
+    const SET_BYTES: usize = 8;
+    /// All zero: SIG_DFL, no flags, nothing blocked. Larger than the kernel's sigaction anywhere.
+    const DEFAULT: [u64; 8] = [0; 8];
+    let nowhere = std::ptr::null_mut::<u64>();
     for signal in 1..=64 {
-        // SAFETY: async-signal-safe; refusals (KILL, STOP, libc's own) leave the default in place.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        // SAFETY: the kernel only reads DEFAULT, which is larger than its struct. KILL and STOP are
+        // refused and are at their default anyway.
+        unsafe {
+            libc::syscall(libc::SYS_rt_sigaction, signal, DEFAULT.as_ptr(), nowhere, SET_BYTES);
+        }
     }
-    // SAFETY: an all-zero sigset_t is the empty set on Linux; sigprocmask is async-signal-safe.
+    let how = libc::SIG_SETMASK;
+    // SAFETY: the kernel only reads the first SET_BYTES of DEFAULT: the empty set.
     unsafe {
-        let none: libc::sigset_t = std::mem::zeroed();
-        libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
+        libc::syscall(libc::SYS_rt_sigprocmask, how, DEFAULT.as_ptr(), nowhere, SET_BYTES);
     }
 }
 

@@ -98,7 +98,8 @@ fn an_inherited_listener_serves() {
 /// Listens under descriptor 5 and becomes its arguments.
 const PASS_ON: &str = "
 import os, socket, sys
-os.dup2(socket.create_server(('127.0.0.1', 0)).fileno(), 5)
+listener = socket.create_server(('127.0.0.1', 0))
+os.dup2(listener.fileno(), 5)
 os.execv(sys.argv[1], sys.argv[1:])
 ";
 

@@ -72,17 +72,16 @@ fn an_application_that_cannot_be_loaded_is_code_3() {
     let empty = application("");
     let crashing = application("import os\nos.abort()\n");
     let leaving = application("raise SystemExit(0)\n");
-    for (folder, error) in [
-        (&broken, "No module named 'not_there_at_all'"),
-        (&empty, "application"),
-        (&crashing, "signal: 6"),
-        (&leaving, "SystemExit"),
+    for (folder, error, hint) in [
+        (&broken, "app cannot be imported: ModuleNotFoundError", "--chdir"),
+        (&empty, "app has no attribute 'application'", "name the callable"),
+        (&crashing, "signal: 6", "native module"),
+        (&leaving, "SystemExit", ""),
     ] {
         for more in [&["--check"][..], &["--bind", "127.0.0.1:0", "--workers", "2"]] {
             let mut command = ringhorn();
             command.arg("app:application").args(more).current_dir(folder.path());
-            let output = command.output().unwrap();
-            assert_fails(&output, 3, error, "--chdir");
+            assert_fails(&command.output().unwrap(), 3, error, hint);
         }
     }
 }
