@@ -37,7 +37,7 @@ python-module: ## The native modules alone: make python-module PYTHON=python3.12
 
 test: test-rust loom test-python ## Every test: Rust, the loom models, pytest
 
-test-rust: ## cargo test over the workspace
+test-rust: python-module ## cargo test over the workspace (tests/it starts real workers)
 	@tools/needs test
 	$(CARGO_TEST)
 

@@ -40,6 +40,8 @@ pub struct Listener {
     pub armed: u16,
     /// No accept is armed before this time, nanoseconds.
     pub paused_until_ns: u64,
+    /// The driver gave it up: whoever connects from now on is refused, not left waiting.
+    pub is_removed: bool,
 }
 
 impl<D: Driver> EventLoop<D> {
@@ -128,6 +130,16 @@ impl<D: Driver> EventLoop<D> {
                     std::io::Error::from_raw_os_error(error),
                     PAUSE.as_millis()
                 ));
+            }
+        }
+    }
+
+    /// Gives up the listeners whose last accept completed: a drain's clients go elsewhere.
+    pub(super) fn remove_listeners(&mut self) {
+        for listener in &mut self.listeners {
+            if listener.armed == 0 && !listener.is_removed {
+                listener.is_removed = true;
+                self.driver.remove_listener(listener.driver_number);
             }
         }
     }

@@ -58,6 +58,7 @@ impl<D: Driver> EventLoop<D> {
             return;
         }
         self.disarm_accepts();
+        self.remove_listeners();
         let is_over = self.state.now_ns >= self.drain_ends_ns;
         if !self.has_closed_idle || is_over {
             self.has_closed_idle = true;

@@ -102,7 +102,8 @@ impl<D: Driver> EventLoop<D> {
         let mut listeners = Vec::new();
         for listener in &setup.listeners {
             let driver_number = driver.add_listener(listener.as_fd())?;
-            listeners.push(Listener { driver_number, armed: 0, paused_until_ns: 0 });
+            let (armed, paused_until_ns, is_removed) = (0, 0, false);
+            listeners.push(Listener { driver_number, armed, paused_until_ns, is_removed });
         }
         driver.watch_bell(setup.bell.as_fd())?;
         let reports_bell = setup.reports_bell.try_clone()?;
