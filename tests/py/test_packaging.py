@@ -24,7 +24,7 @@ ABI3_MODULE = "_ringhorn.abi3.so"
 STABLE_UNDERSCORED = re.compile(
     r"_Py_(NoneStruct|TrueStruct|FalseStruct|EllipsisObject|NotImplementedStruct|Dealloc|IncRef"
     r"|DecRef|BuildValue_SizeT|CheckRecursiveCall|RefTotal|SwappedOp|VaBuildValue_SizeT)"
-    r"|_PyArg_\w+_SizeT|_PyObject_(GC_(New|NewVar|Resize)|New|NewVar)|_PyErr_BadInternalCall"
+    r"|_PyBytes_Resize|_PyArg_\w+_SizeT|_PyObject_(GC_(New|NewVar|Resize)|New|NewVar)|_PyErr_BadInternalCall"
     r"|_PyState_AddModule|_PyThreadState_(Init|Prealloc)|_PyTrash_\w+|_PyWeakref_\w+"
 )
 # Functions that the limited API of 3.9 does not have; the version-specific module uses some.
