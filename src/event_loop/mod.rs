@@ -68,4 +68,9 @@ pub struct EventLoop<D: Driver> {
     has_drained: bool,
     /// The bell rang since commands were last looked at.
     has_rung: bool,
+    /// Monotonic nanoseconds; a test's loop lives in virtual time.
+    clock: fn() -> u64,
 }
+
+#[cfg(test)]
+mod tests;

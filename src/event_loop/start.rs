@@ -89,16 +89,16 @@ fn run(setup: LoopSetup, ring: PreparedUring) -> io::Result<()> {
         return Err(io::Error::other(format!("cannot pin the event loop to core {}", core.id)));
     }
     let driver = ring.enable().map_err(|error| io::Error::other(error.to_string()))?;
-    let mut event_loop = EventLoop::new(setup, driver)?;
+    let mut event_loop = EventLoop::new(setup, driver, clock::now_ns)?;
     event_loop.run()
 }
 
 impl<D: Driver> EventLoop<D> {
-    /// A loop over any driver.
+    /// A loop over any driver, by any clock (monotonic nanoseconds).
     ///
     /// # Errors
     /// The driver refuses a listener or the bell.
-    pub fn new(setup: LoopSetup, mut driver: D) -> io::Result<EventLoop<D>> {
+    pub fn new(setup: LoopSetup, mut driver: D, clock: fn() -> u64) -> io::Result<EventLoop<D>> {
         let mut listeners = Vec::new();
         for listener in &setup.listeners {
             let driver_number = driver.add_listener(listener.as_fd())?;
@@ -109,7 +109,7 @@ impl<D: Driver> EventLoop<D> {
         let reports_bell = setup.reports_bell.try_clone()?;
         Ok(EventLoop {
             driver,
-            state: state(setup),
+            state: state(setup, clock()),
             listeners,
             completions: Vec::new(),
             due: Vec::new(),
@@ -122,13 +122,13 @@ impl<D: Driver> EventLoop<D> {
             has_closed_idle: false,
             has_drained: false,
             has_rung: true,
+            clock,
         })
     }
 }
 
-fn state(setup: LoopSetup) -> State {
+fn state(setup: LoopSetup, now_ns: u64) -> State {
     let settings = setup.settings;
-    let now_ns = clock::now_ns();
     let inflight_max = settings.share(u64::from(settings.inflight_max));
     State {
         index: setup.index,

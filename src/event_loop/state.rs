@@ -106,6 +106,12 @@ impl Budget {
         debug_assert!(bytes <= self.used);
         self.used = self.used.saturating_sub(bytes);
     }
+
+    /// Whether everything was given back.
+    #[cfg(test)]
+    pub fn is_unused(&self) -> bool {
+        self.used == 0
+    }
 }
 
 /// See the module.

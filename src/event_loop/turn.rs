@@ -13,7 +13,6 @@ use super::EventLoop;
 use super::state::{Mode, State};
 use crate::connection::{Phase, Sending};
 use crate::driver::{Completion, ConnectionIndex, Driver, Kind};
-use crate::sys::clock;
 use crate::sys::errno;
 
 /// While a ready queue is not empty its loop never sleeps longer (design: "Batching").
@@ -47,7 +46,7 @@ impl<D: Driver> EventLoop<D> {
         for pool in &mut self.state.pools {
             pool.end.awake();
         }
-        self.state.now_ns = clock::now_ns();
+        self.state.now_ns = (self.clock)();
         self.state.counters.turns.add(1);
         for completion in &completions {
             self.on_completion(*completion);
