@@ -34,7 +34,6 @@ FULL_API = {
     "PyObject_VectorcallMethod",
     "PyType_GetName",
     "PyType_GetQualName",
-    "PyUnicode_AsUTF8AndSize",
     "PyUnicode_New",
 }
 

@@ -29,15 +29,16 @@ impl Source {
         Source { path: path.to_owned(), text: text.to_owned(), code, comments }
     }
 
-    /// Whether the file holds tests or benchmarks only, by its name or folder.
+    /// Whether the file is no part of what is shipped, by its name or folder: tests, models,
+    /// benchmarks and the examples of a crate.
     pub fn is_test(&self) -> bool {
         let name = self.path.rsplit('/').next().unwrap_or_default();
         let stem = name.rsplit_once('.').map_or(name, |(stem, _)| stem);
-        self.path.split('/').any(|part| part == "tests" || part == "benches")
-            || stem == "tests"
+        let apart = ["tests", "models", "benches", "examples"];
+        self.path.split('/').any(|part| apart.contains(&part))
+            || ["tests", "model", "models", "conftest"].contains(&stem)
             || stem.ends_with("_tests")
             || stem.starts_with("test_")
-            || stem == "conftest"
     }
 
     /// Whether the file is Rust.
