@@ -170,7 +170,7 @@ impl Driver for SimDriver {
     }
 
     fn cancel(&mut self, token: Token) {
-        self.world.borrow_mut().check_open(token, "cancel");
+        self.world.borrow_mut().check_cancel(token);
         self.ask(Operation::Cancel { token });
     }
 

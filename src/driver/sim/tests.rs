@@ -309,6 +309,27 @@ fn broken_rules_are_found() {
 }
 
 #[test]
+fn a_stalled_last_send_can_be_cancelled() {
+    let (mut driver, sim) = SimDriver::new(SimConfig::calm(2));
+    driver.add_listener(std::io::stderr().as_fd()).unwrap();
+    driver.accept(0, TOKEN);
+    let client = sim.connect(0, b"x");
+    client.set_window(2);
+    let mut out = Vec::new();
+    driver.turn(NO_WAIT, &mut out).unwrap();
+    driver.recycle(out[1].buffer.unwrap());
+    send(&mut driver, TOKEN, After::Close);
+    driver.turn(NO_WAIT, &mut out).unwrap();
+    assert_eq!(out.len(), 2, "stalled");
+    driver.cancel(TOKEN);
+    driver.turn(NO_WAIT, &mut out).unwrap();
+    let ends: Vec<(Kind, i32)> = out[2..].iter().map(|c| (c.kind, c.result)).collect();
+    assert_eq!(ends, [(Kind::Closed, 2), (Kind::Cancelled, 1)]);
+    assert!(client.sees_close());
+    sim.finish();
+}
+
+#[test]
 fn a_correct_end_leaves_nothing() {
     let (mut driver, sim, out) = connected(b"x");
     driver.recycle(out.iter().find_map(|completion| completion.buffer).unwrap());

@@ -236,6 +236,14 @@ impl World {
         }
     }
 
+    /// Allowed also while a last send is under way: a slow reader must not hold it for ever.
+    pub(super) fn check_cancel(&mut self, token: Token) {
+        let view = *self.view(token);
+        if !view.open || view.generation != token.generation {
+            self.violation(format!("cancel on {token:?}, which is not open: {view:?}"));
+        }
+    }
+
     pub(super) fn check_recv(&mut self, token: Token) {
         self.check_open(token, "receive");
         if self.view(token).receiving {

@@ -163,6 +163,29 @@ fn a_cancelled_slow_send_reports_what_went_out() {
 }
 
 #[test]
+fn a_cancelled_slow_last_send_still_closes() {
+    let host = Host::new();
+    let mut this = Loop::small();
+    let listener = this.driver.add_listener(host.listener.as_fd()).unwrap();
+    let mut client = this.connect(&host, listener, token(1));
+    client.write_all(b"x").unwrap();
+    let received = this.wait(Kind::Received, token(1));
+    this.bytes(received);
+    let (head, body) = (vec![1u8; 4 << 20], vec![2u8; 4 << 20]);
+    // SAFETY: both live, unchanged, until the completion below.
+    unsafe { this.driver.send(token(1), [piece(&head), piece(&body)], After::Close) };
+    this.poll();
+    this.driver.cancel(token(1));
+    let closed = this.wait(Kind::Closed, token(1));
+    assert!(closed.result > 0 && closed.result < 8 << 20, "{closed:?}");
+    this.wait(Kind::Cancelled, token(1));
+    // What went out before is delivered, then the end.
+    let mut rest = Vec::new();
+    client.read_to_end(&mut rest).unwrap();
+    assert_eq!(rest.len(), closed.result as usize);
+}
+
+#[test]
 fn cancelling_an_accept_that_is_done_harms_nothing() {
     let host = Host::new();
     let mut this = Loop::small();
