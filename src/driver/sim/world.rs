@@ -236,10 +236,11 @@ impl World {
         }
     }
 
-    /// Allowed also while a last send is under way: a slow reader must not hold it for ever.
+    /// Allowed also while a last send is under way (a slow reader must not hold it for ever), and
+    /// when the close was returned in the batch that the loop is acting upon.
     pub(super) fn check_cancel(&mut self, token: Token) {
         let view = *self.view(token);
-        if !view.open || view.generation != token.generation {
+        if view.accepting || view.generation != token.generation {
             self.violation(format!("cancel on {token:?}, which is not open: {view:?}"));
         }
     }

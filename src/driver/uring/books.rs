@@ -136,8 +136,14 @@ impl Books {
         slot.flags |= CLOSING;
     }
 
+    /// Notes a cancel. The connection may be closed already, by a completion that the loop was given
+    /// but has not come to: then there is nothing to note.
     pub(super) fn cancel_armed(&mut self, token: Token) {
-        self.slot(token).flags |= CANCELLED;
+        let slot = self.slot(token);
+        assert_eq!(slot.flags & ACCEPTING, 0, "cancel of accepting slot {}", token.connection);
+        if slot.flags & OPEN != 0 {
+            slot.flags |= CANCELLED;
+        }
     }
 
     /// The peer of an accept that the last turn returned.

@@ -162,6 +162,27 @@ fn a_cancelled_slow_send_reports_what_went_out() {
     assert_eq!(this.wait(Kind::Received, token(1)).result, -libc::ECANCELED);
 }
 
+/// The loop may act on one completion by cancelling a connection whose close stands later in the
+/// batch.
+#[test]
+fn a_cancel_behind_the_close_leaves_the_slot_free() {
+    let host = Host::new();
+    let mut this = Loop::small();
+    let listener = this.driver.add_listener(host.listener.as_fd()).unwrap();
+    let mut client = this.connect(&host, listener, token(1));
+    client.write_all(b"x").unwrap();
+    let received = this.wait(Kind::Received, token(1));
+    this.bytes(received);
+    this.send(token(1), b"y", After::Close);
+    this.wait(Kind::Closed, token(1));
+    this.driver.cancel(token(1));
+    let mut client = this.connect(&host, listener, token(1));
+    assert!(this.wait(Kind::Cancelled, token(1)).result <= 0);
+    client.write_all(b"not cancelled").unwrap();
+    let received = this.wait(Kind::Received, token(1));
+    assert_eq!(this.bytes(received), b"not cancelled");
+}
+
 #[test]
 fn a_cancelled_slow_last_send_still_closes() {
     let host = Host::new();
