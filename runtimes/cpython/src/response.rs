@@ -193,24 +193,24 @@ fn send_iterable(request: &Request<'_>, result: &Bound<'_, PyAny>) -> PyResult<S
         result.len().is_ok_and(|length| length == 1)
     };
     let mut is_first = true;
-    while !request.with(|_, live| Ok(live.is_bodiless()))? {
-        let Some(piece) = python::next_item(&iterator)? else { break };
+    while let Some(piece) = python::next_item(&iterator)? {
         let bytes = expect_bytes(&piece)?;
         if bytes.is_empty() {
             continue;
         }
-        let is_full = request.with(|_, live| {
+        let is_last = request.with(|_, live| {
             live.require_head()?;
+            let bodiless = live.bodiless;
             let writer = live.claim.writer();
             if only_one && is_first && !writer.is_committed() {
                 writer.state_length(bytes.len() as u64);
             }
-            Ok(writer.remaining() == Some(bytes.len() as u64))
+            Ok(bodiless || writer.remaining() == Some(bytes.len() as u64))
         })?;
         is_first = false;
         // The last piece is not announced by itself: the end follows at once.
-        let sent = send_bytes(request, bytes, !is_full)?;
-        if sent != Sent::Whole || is_full {
+        let sent = send_bytes(request, bytes, !is_last)?;
+        if sent != Sent::Whole || is_last {
             return Ok(sent);
         }
     }
