@@ -1,10 +1,12 @@
 //! Sets of peer addresses: `--forwarded-allow-ips` and `--uwsgi-allow-from`.
 //!
-//! Read by the event loop once a connection, when its first head arrives. Plain data without a lookup
-//! structure: lists are short, a linear walk over at most [`ADDRESS_NETWORKS_MAX`] networks is cheap.
+//! Read by the event loop once a connection, when its first head arrives. Plain data without a
+//! lookup structure: lists are short, a linear walk over at most [`ADDRESS_NETWORKS_MAX`] networks
+//! is cheap.
 //!
-//! Invariants: an IPv4 peer seen through an IPv6 socket (`::ffff:a.b.c.d`) is the same peer as its IPv4
-//! form, on both sides of the comparison. Unix peers are not in here: the caller decides about them.
+//! Invariants: an IPv4 peer seen through an IPv6 socket (`::ffff:a.b.c.d`) is the same peer as its
+//! IPv4 form, on both sides of the comparison. Unix peers are not in here: the caller decides about
+//! them.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -1,8 +1,8 @@
 //! Values of `--bind`.
 //!
-//! `[http://|uwsgi://]` then `HOST:PORT`, `[IPv6]:PORT`, `unix:/path`, `unix:@abstract` or `fd://N`, then
-//! `?mode=0660` for a socket file. Parsing only: names are resolved and sockets made by
-//! `supervisor/listeners.rs`.
+//! `[http://|uwsgi://]` then `HOST:PORT`, `[IPv6]:PORT`, `unix:/path`, `unix:@abstract` or
+//! `fd://N`, then `?mode=0660` for a socket file. Parsing only: names are resolved and sockets made
+//! by `supervisor/listeners.rs`.
 
 use std::fmt;
 use std::path::PathBuf;

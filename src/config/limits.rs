@@ -1,7 +1,7 @@
 //! Every bound that is not an option, and the ranges of those that are.
 //!
-//! Derived where they depend on each other, and checked by `const` asserts below, so that a change of
-//! one that breaks another does not compile. Sizes are bytes unless a name says otherwise.
+//! Derived where they depend on each other, and checked by `const` asserts below, so that a change
+//! of one that breaks another does not compile. Sizes are bytes unless a name says otherwise.
 
 /// Networks in one address list.
 pub const ADDRESS_NETWORKS_MAX: usize = 256;
@@ -34,7 +34,8 @@ pub const REQUEST_FIELDS_MAX: usize = 1_000;
 /// Longest timeout an option takes: a year. Keeps sums of monotonic nanoseconds far from wrapping.
 pub const TIMEOUT_SECONDS_MAX: u64 = 366 * 24 * 60 * 60;
 
-/// Ceiling of `--max-inflight`: every request in flight has a slot of two rings in each pool segment.
+/// Ceiling of `--max-inflight`: every request in flight has a slot of two rings in each pool
+/// segment.
 pub const INFLIGHT_MAX: usize = 16_384;
 
 /// Ceiling of `--max-connections`: direct descriptors of all loops together.
@@ -52,7 +53,8 @@ pub const COMMANDS_QUEUED_MAX: usize = 256;
 
 // A head of the largest legal size is also what a uwsgi packet may hold.
 const _: () = assert!(REQUEST_HEAD_BYTES_MAX > UWSGI_PACKET_MAX);
-// One worker at least fits beside the largest thread count, and the products fit a 16-bit seat number.
+// One worker at least fits beside the largest thread count, and the products fit a 16-bit seat
+// number.
 const _: () = assert!(THREADS_MAX <= SEATS_MAX && SEATS_MAX <= u16::MAX as usize);
 const _: () = assert!(WORKERS_MAX <= SEATS_MAX);
 // The longest timeout is far below where monotonic nanoseconds in 64 bits wrap.

@@ -1,10 +1,11 @@
 //! The option table: one row an option, and nothing about an option anywhere else but its meaning.
 //!
 //! Help, the command line, the environment and `docs/configuration.md` are made from these rows;
-//! [`super::said`] reads values by them, [`super::resolved`] gives them a meaning. Not on the walk of a
-//! request.
+//! [`super::said`] reads values by them, [`super::resolved`] gives them a meaning. Not on the walk
+//! of a request.
 //!
-//! Invariants: names are unique; a default passes the check of its own row (tested); one spelling each.
+//! Invariants: names are unique; a default passes the check of its own row (tested); one spelling
+//! each.
 
 use super::limits;
 
@@ -101,6 +102,7 @@ const LOGS: &str = "Logs";
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
 const TIB: u64 = 1024 * 1024 * MIB;
+const HEAD_MAX: u64 = limits::REQUEST_HEAD_BYTES_MAX as u64;
 
 /// gunicorn's default access log format, which parsers know.
 pub const ACCESS_LOGFORMAT: &str = r#"%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s""#;
@@ -129,14 +131,14 @@ impl Row {
 #[rustfmt::skip]
 pub const ROWS: &[Row] = &[
     option(APPLICATION, "python", Takes::Text("PYTHON"), "",
-        "Interpreter of the workers. A path, a version (`3.12`), a name on PATH (`python3.13`) or the folder \
-         of a virtual environment. Default: `$VIRTUAL_ENV`, then the interpreter that ran the `ringhorn` \
-         script, then `python3`."),
+        "Interpreter of the workers. A path, a version (`3.12`), a name on PATH (`python3.13`) or \
+         the folder of a virtual environment. Default: `$VIRTUAL_ENV`, then the interpreter that \
+         ran the `ringhorn` script, then `python3`."),
     option(APPLICATION, "pythonpath", Takes::Many("DIR"), "",
         "Folder put before `sys.path`. Repeatable, in order; the folder of `--chdir` comes first."),
     option(APPLICATION, "chdir", Takes::Text("DIR"), "",
-        "Working directory of the workers. The application is imported from there. Default: the directory \
-         in which the server was started."),
+        "Working directory of the workers. The application is imported from there. Default: the \
+         directory in which the server was started."),
     option(APPLICATION, "env", Takes::Many("KEY=VALUE"), "",
         "Environment variable of the workers. Repeatable.").short('e'),
     option(APPLICATION, "runtime-dir", Takes::Text("DIR"), "",
@@ -145,40 +147,50 @@ pub const ROWS: &[Row] = &[
         "Loads configuration and application, says OK and exits. Nothing is bound or served."),
 
     option(LISTENERS, "bind", Takes::Many("ADDRESS"), "127.0.0.1:8000",
-        "Address to listen on. Repeatable. `HOST:PORT`, `[::1]:PORT`, `unix:/path`, `unix:@abstract` or \
-         `fd://N`, after `http://` (what a bare address means) or `uwsgi://`; `?mode=0660` sets the mode of a \
-         Unix socket file. Without it, `PORT` in the environment means `0.0.0.0:$PORT`.").short('b'),
+        "Address to listen on. Repeatable. `HOST:PORT`, `[::1]:PORT`, `unix:/path`, \
+         `unix:@abstract` or `fd://N`, after `http://` (what a bare address means) or `uwsgi://`; \
+         `?mode=0660` sets the mode of a Unix socket file. Without it, `PORT` in the environment \
+         means `0.0.0.0:$PORT`.").short('b'),
     option(LISTENERS, "reuse-port", Takes::Nothing, "",
-        "One listening socket a loop on each TCP address (SO_REUSEPORT). Default: all loops share one."),
+        "One listening socket a loop on each TCP address (SO_REUSEPORT). Default: all loops share \
+         one."),
     option(LISTENERS, "backlog", Takes::Number(1, 65_535), "2048",
         "Connections that may wait to be accepted. The kernel clips it at net.core.somaxconn."),
 
     option(CONCURRENCY, "workers", Takes::NumberOrAuto(1, limits::WORKERS_MAX as u64), "auto",
-        "Interpreter processes. `auto`: one a usable core (CPU affinity and cgroup quota), one in all on a \
-         free-threaded interpreter.").short('w').also("WEB_CONCURRENCY"),
+        "Interpreter processes. `auto`: one a usable core (CPU affinity and cgroup quota), one in \
+         all on a free-threaded interpreter.").short('w').also("WEB_CONCURRENCY"),
     option(CONCURRENCY, "threads", Takes::NumberOrAuto(1, limits::THREADS_MAX as u64), "auto",
-        "Threads that call the application, in each worker. `auto`: 1, or the usable cores divided by the \
-         workers on a free-threaded interpreter."),
-    option(CONCURRENCY, "event-loops", Takes::NumberOrAuto(1, limits::EVENT_LOOPS_MAX as u64), "auto",
-        "Event loops, one thread each. `auto`: one a usable core, but no more than interpreters (on a \
-         free-threaded one: threads) that can run at once."),
+        "Threads that call the application, in each worker. `auto`: 1, or the usable cores \
+         divided by the workers on a free-threaded interpreter."),
+    option(CONCURRENCY, "event-loops", Takes::NumberOrAuto(1, limits::EVENT_LOOPS_MAX as u64),
+        "auto",
+        "Event loops, one thread each. `auto`: one a usable core, but no more than interpreters \
+         (on a free-threaded one: threads) that can run at once."),
     option(CONCURRENCY, "cpu-affinity", Takes::Text("none|auto|LIST"), "none",
-        "Pins loop i and worker i to the same core. `auto`: the usable cores in order; LIST: core numbers and \
-         ranges such as `0,2,4-7`. A worker is pinned once it is ready; what it starts inherits the pin."),
+        "Pins loop i and worker i to the same core. `auto`: the usable cores in order; LIST: core \
+         numbers and ranges such as `0,2,4-7`. A worker is pinned once it is ready; what it \
+         starts inherits the pin."),
 
-    option(REQUESTS, "limit-request-line", Takes::Bytes(64, limits::REQUEST_HEAD_BYTES_MAX as u64), "8190",
+    option(REQUESTS, "limit-request-line", Takes::Bytes(64, HEAD_MAX),
+        "8190",
         "Longest request line. Beyond it: 414."),
-    option(REQUESTS, "limit-request-fields", Takes::Number(1, limits::REQUEST_FIELDS_MAX as u64), "100",
+    option(REQUESTS, "limit-request-fields", Takes::Number(1, limits::REQUEST_FIELDS_MAX as u64),
+        "100",
         "Most header fields of a request. Beyond it: 431."),
-    option(REQUESTS, "limit-request-field-size", Takes::Bytes(64, limits::REQUEST_HEAD_BYTES_MAX as u64), "16384",
+    option(REQUESTS, "limit-request-field-size", Takes::Bytes(64, HEAD_MAX),
+        "16384",
         "Largest header field, name and value. Beyond it: 431."),
-    option(REQUESTS, "limit-request-head", Takes::Bytes(512, limits::REQUEST_HEAD_BYTES_MAX as u64), "65536",
-        "Largest request head as a whole. Beyond it: 431. A uwsgi packet may always have its 65,535 bytes."),
+    option(REQUESTS, "limit-request-head", Takes::Bytes(512, HEAD_MAX),
+        "65536",
+        "Largest request head as a whole. Beyond it: 431. A uwsgi packet may always have its \
+         65,535 bytes."),
     option(REQUESTS, "limit-request-body", Takes::Bytes(0, TIB), "0",
         "Largest request body; 0 = any. Beyond it: 413."),
 
     option(TIMEOUTS, "keep-alive", Takes::Seconds(0), "75",
-        "How long an idle connection is kept for its next request; 0 = closed after each response."),
+        "How long an idle connection is kept for its next request; 0 = closed after each \
+         response."),
     option(TIMEOUTS, "header-timeout", Takes::Seconds(0), "30",
         "Longest pause of a client within a request head; 0 = any. Beyond it: 408."),
     option(TIMEOUTS, "body-timeout", Takes::Seconds(0), "30",
@@ -193,7 +205,8 @@ pub const ROWS: &[Row] = &[
     option(BODIES, "body-buffer-size", Takes::Bytes(0, 1024 * MIB), "1MiB",
         "A request body up to this size is gathered in memory before the application runs."),
     option(BODIES, "body-spool-size", Takes::Bytes(0, TIB), "64MiB",
-        "A request body up to this size is gathered in a temporary file. A larger one is streamed."),
+        "A request body up to this size is gathered in a temporary file. A larger one is \
+         streamed."),
     option(BODIES, "response-buffer-size", Takes::Bytes(0, 1024 * MIB), "1MiB",
         "How much of a response is taken off its worker for a slow client."),
     option(BODIES, "buffer-memory-max", Takes::Bytes(MIB, TIB), "256MiB",
@@ -201,8 +214,8 @@ pub const ROWS: &[Row] = &[
     option(BODIES, "spool-disk-max", Takes::Bytes(0, 1024 * TIB), "4GiB",
         "All temporary files together. At it, new bodies get 503."),
     option(BODIES, "spool-dir", Takes::Text("DIR"), "",
-        "Folder of the temporary files, which have no name in it. Default: `$TMPDIR`, then /var/tmp, since \
-         /tmp is often memory."),
+        "Folder of the temporary files, which have no name in it. Default: `$TMPDIR`, then \
+         /var/tmp, since /tmp is often memory."),
 
     option(OVERLOAD, "max-inflight", Takes::Number(1, limits::INFLIGHT_MAX as u64), "1024",
         "Most requests queued and running. Beyond it: 503 with Retry-After."),
@@ -210,11 +223,11 @@ pub const ROWS: &[Row] = &[
         "Most open connections, idle ones included. Beyond it, new ones wait in the backlog."),
 
     option(TRUST, "forwarded-allow-ips", Takes::Text("LIST"), "127.0.0.1,::1",
-        "Peers whose X-Forwarded-Proto and X-Request-ID are believed. Addresses and networks, `*` = all; \
-         Unix sockets always are.").also("FORWARDED_ALLOW_IPS"),
+        "Peers whose X-Forwarded-Proto and X-Request-ID are believed. Addresses and networks, `*` \
+         = all; Unix sockets always are.").also("FORWARDED_ALLOW_IPS"),
     option(TRUST, "uwsgi-allow-from", Takes::Text("LIST"), "127.0.0.1,::1",
-        "Peers that may speak uwsgi over TCP. Addresses and networks, `*` = all; a Unix socket is governed \
-         by its mode."),
+        "Peers that may speak uwsgi over TCP. Addresses and networks, `*` = all; a Unix socket is \
+         governed by its mode."),
 
     option(LOGS, "access-logfile", Takes::Text("FILE"), "",
         "Access log; `-` = standard output. Default: none."),
@@ -222,7 +235,8 @@ pub const ROWS: &[Row] = &[
         "Line of the access log, in gunicorn's atoms (docs/access-log.md)."),
     option(LOGS, "error-logfile", Takes::Text("FILE"), "-",
         "Log of the server and standard error of the workers; `-` = standard error."),
-    option(LOGS, "log-level", Takes::Choice(&["error", "warning", "info", "debug", "trace"]), "info",
+    option(LOGS, "log-level", Takes::Choice(&["error", "warning", "info", "debug", "trace"]),
+        "info",
         "Least severe message that the server logs."),
 ];
 

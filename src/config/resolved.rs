@@ -1,6 +1,6 @@
-//! What was said, as the server uses it: typed, with paths absolute and options weighed against each
-//! other. What depends on the interpreter (`auto` counts) is settled by [`Config::concurrency`] once it
-//! was probed.
+//! What was said, as the server uses it: typed, with paths absolute and options weighed against
+//! each other. What depends on the interpreter (`auto` counts) is settled by
+//! [`Config::concurrency`] once it was probed.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -1,7 +1,8 @@
 //! What was said: command line and environment, read by the rows of [`super::options`].
 //!
-//! The command line comes before the environment, the environment before a row's default. Values are
-//! checked on their face here (range, unit, word), so that an error names the place they came from.
+//! The command line comes before the environment, the environment before a row's default. Values
+//! are checked on their face here (range, unit, word), so that an error names the place they came
+//! from.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -34,7 +35,8 @@ pub struct Options {
     pub warnings: Vec<String>,
 }
 
-/// The environment as read once at start; names and values that are not UTF-8 are of no interest here.
+/// The environment as read once at start; names and values that are not UTF-8 are of no interest
+/// here.
 pub type Environment = BTreeMap<String, String>;
 
 /// What the command line asks for.

@@ -1,7 +1,8 @@
 //! What an event loop needs to know of the configuration: one plain, immutable struct.
 //!
-//! Made by the supervisor from [`Config`](super::Config) and the bound listeners, shared by all loops
-//! behind an `Arc`. Nothing in here is text that must be parsed again, nothing changes while it is used.
+//! Made by the supervisor from [`Config`](super::Config) and the bound listeners, shared by all
+//! loops behind an `Arc`. Nothing in here is text that must be parsed again, nothing changes while
+//! it is used.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -55,7 +56,8 @@ pub struct LoopSettings {
     pub access: Option<AccessCaptures>,
 }
 
-/// Bounds of a request head (line, fields) as the HTTP codec and, for `bytes`, the uwsgi codec keep them.
+/// Bounds of a request head (line, fields) as the HTTP codec and, for `bytes`, the uwsgi codec keep
+/// them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeadLimits {
     /// Request line without its line end (`--limit-request-line`). Beyond: 414.
@@ -92,7 +94,8 @@ pub struct ListenerFacts {
 }
 
 impl LoopSettings {
-    /// One loop's share of a per-process bound: the bound divided by the loops, rounded up, at least 1.
+    /// One loop's share of a per-process bound: the bound divided by the loops, rounded up, at
+    /// least 1.
     pub fn share(&self, bound: u64) -> u64 {
         bound.div_ceil(u64::from(self.event_loops.max(1))).max(1)
     }

@@ -1,4 +1,5 @@
-//! The user name in Basic credentials (RFC 7617), for the access log only: nothing is trusted by it.
+//! The user name in Basic credentials (RFC 7617), for the access log only: nothing is trusted by
+//! it.
 
 /// The user of `Basic <base64 of user:password>`; `None` for other schemes and broken encodings.
 pub fn user(credentials: &[u8]) -> Option<Vec<u8>> {

@@ -1,8 +1,8 @@
 //! `--access-logformat`: compiled once at start, applied by the control plane to each record.
 //!
-//! The atoms are gunicorn's (`%(h)s` … `%({name}i)s`), and ours for what only we know. Compiling also
-//! finds out what loops must capture. An unknown atom is an error: a log that silently misses what
-//! somebody asked for is found out on the day it is needed.
+//! The atoms are gunicorn's (`%(h)s` … `%({name}i)s`), and ours for what only we know. Compiling
+//! also finds out what loops must capture. An unknown atom is an error: a log that silently misses
+//! what somebody asked for is found out on the day it is needed.
 //!
 //! Invariant: a value never breaks its line or its quotes. Every byte of a value that is a control
 //! byte, a double quote, a backslash or not ASCII is written as `\xNN`.

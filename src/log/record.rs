@@ -1,8 +1,9 @@
 //! What a finished request leaves behind for the access log (and later metrics).
 //!
-//! Last step of the walk of a request: `event_loop/reply.rs` fills an [`AccessRecord`] once the last
-//! byte went out or the connection was cut. The parts that come from the head are copied at head time,
-//! since the head's bytes are gone by then, and only those that the compiled format names.
+//! Last step of the walk of a request: `event_loop/reply.rs` fills an [`AccessRecord`] once the
+//! last byte went out or the connection was cut. The parts that come from the head are copied at
+//! head time, since the head's bytes are gone by then, and only those that the compiled format
+//! names.
 //!
 //! Invariants: bytes are as the peer sent them (escaping is the formatter's), values are cut at
 //! `limits::ACCESS_VALUE_BYTES_MAX` by whoever captures them.
@@ -12,8 +13,8 @@ use std::time::SystemTime;
 /// What the compiled `--access-logformat` needs a loop to capture. Immutable; shared by all loops.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AccessCaptures {
-    /// Environ names in CGI form (`HTTP_REFERER`, `CONTENT_TYPE`, `PATH_INFO`…), without repeats, at
-    /// most `format::ACCESS_CAPTURES_MAX`. A record's `variables` have this order and length.
+    /// Environ names in CGI form (`HTTP_REFERER`, `CONTENT_TYPE`, `PATH_INFO`…), without repeats,
+    /// at most `format::ACCESS_CAPTURES_MAX`. A record's `variables` have this order and length.
     pub variables: Vec<Box<[u8]>>,
     /// Method, target and protocol are wanted (else the three stay empty).
     pub request_line: bool,
@@ -42,9 +43,11 @@ pub struct AccessRecord {
     pub protocol: Box<[u8]>,
     /// Captured environ values in the order of [`AccessCaptures::variables`]; `None`: not there.
     pub variables: Vec<Option<Box<[u8]>>>,
-    /// Response head as it went out, final empty line included; `None` if not captured or none was sent.
+    /// Response head as it went out, final empty line included; `None` if not captured or none was
+    /// sent.
     pub response_head: Option<Box<[u8]>>,
-    /// Status sent, or the status that stands for the end (499: the client left while queued; 0: none).
+    /// Status sent, or the status that stands for the end (499: the client left while queued; 0:
+    /// none).
     pub status: u16,
     /// Bytes of the response body that went out, framing excluded.
     pub response_body_bytes: u64,

@@ -1,10 +1,10 @@
 //! The access log's writer: batches of lines, written by the control plane's ring.
 //!
-//! Last step of the walk of a request. Records come up the loops' report channels and are formatted on
-//! the supervisor's thread; one task writes what has gathered while it wrote the batch before.
+//! Last step of the walk of a request. Records come up the loops' report channels and are formatted
+//! on the supervisor's thread; one task writes what has gathered while it wrote the batch before.
 //!
-//! Invariants: at most [`PENDING_BYTES_MAX`] bytes wait; beyond, lines are dropped and counted (a full
-//! disk or a stuck pipe never costs a request), and the count is logged.
+//! Invariants: at most [`PENDING_BYTES_MAX`] bytes wait; beyond, lines are dropped and counted (a
+//! full disk or a stuck pipe never costs a request), and the count is logged.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -33,7 +33,8 @@ pub struct AccessLog {
     target: LogTarget,
     format: AccessFormat,
     shared: Rc<Shared>,
-    /// The local offset from UTC and the quarter of an hour it was asked for: it changes on quarters.
+    /// The local offset from UTC and the quarter of an hour it was asked for: it changes on
+    /// quarters.
     offset: (i64, i32),
 }
 

@@ -1,7 +1,7 @@
 //! How long to wait before a worker that ended is replaced.
 //!
-//! At once after a long life, so that one crash costs one request; ever longer while workers die young,
-//! so that an application which crashes at every start costs no core.
+//! At once after a long life, so that one crash costs one request; ever longer while workers die
+//! young, so that an application which crashes at every start costs no core.
 
 use std::time::Duration;
 

@@ -1,8 +1,8 @@
 //! The server's own log: lines on standard error, or in `--error-logfile`.
 //!
-//! The file *becomes* standard error, so that a panic, a library's complaint and everything that workers
-//! write there land in it too. Only the supervisor's thread logs: an event loop reports incidents, since
-//! a full pipe would block it.
+//! The file *becomes* standard error, so that a panic, a library's complaint and everything that
+//! workers write there land in it too. Only the supervisor's thread logs: an event loop reports
+//! incidents, since a full pipe would block it.
 
 use std::fs::{File, OpenOptions};
 use std::io;

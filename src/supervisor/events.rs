@@ -1,8 +1,8 @@
 //! What reaches the supervisor: one queue, read by the one task that owns all state.
 //!
-//! Tasks that wait (for a signal, a socket, a process, a bell) know nothing but their descriptor and
-//! this queue. It needs no bound of its own: workers send a handful of messages in their lives, signals
-//! and the bell are coalesced by their sources.
+//! Tasks that wait (for a signal, a socket, a process, a bell) know nothing but their descriptor
+//! and this queue. It needs no bound of its own: workers send a handful of messages in their lives,
+//! signals and the bell are coalesced by their sources.
 
 use ringhorn_exchange::control::FromWorker;
 use tokio::signal::unix::{SignalKind, signal};

@@ -1,8 +1,8 @@
 //! Which generation of workers pulls requests.
 //!
-//! Seats pull only while floor ≤ their generation ≤ ceiling. A reload starts the next generation beside
-//! the current one, raises the ceiling when it is READY, then the floor. There is no reload yet: one
-//! generation, floor and ceiling are its number.
+//! Seats pull only while floor ≤ their generation ≤ ceiling. A reload starts the next generation
+//! beside the current one, raises the ceiling when it is READY, then the floor. There is no reload
+//! yet: one generation, floor and ceiling are its number.
 
 /// The first generation.
 const FIRST: u32 = 1;

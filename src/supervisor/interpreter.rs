@@ -1,11 +1,11 @@
 //! Which interpreter the workers run on: chosen by flag or surroundings, probed once.
 //!
-//! `--python` takes a path, a version, a name on PATH or the folder of a virtual environment. Without
-//! it: `$VIRTUAL_ENV`, then the interpreter that ran the `ringhorn` script, then `python3`. The first
-//! log line says which one and why.
+//! `--python` takes a path, a version, a name on PATH or the folder of a virtual environment.
+//! Without it: `$VIRTUAL_ENV`, then the interpreter that ran the `ringhorn` script, then `python3`.
+//! The first log line says which one and why.
 //!
-//! The path is never resolved through symbolic links: a virtual environment's `python` is one, and it
-//! is by that path that the interpreter finds the environment.
+//! The path is never resolved through symbolic links: a virtual environment's `python` is one, and
+//! it is by that path that the interpreter finds the environment.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -44,7 +44,8 @@ pub struct Interpreter {
     pub version: (u32, u32, u32),
     /// One lock for all threads: false on a free-threaded build that runs without it.
     pub has_one_lock: bool,
-    /// Suffix of native modules of exactly this version, such as `.cpython-311-x86_64-linux-gnu.so`.
+    /// Suffix of native modules of exactly this version, such as
+    /// `.cpython-311-x86_64-linux-gnu.so`.
     pub extension_suffix: String,
 }
 

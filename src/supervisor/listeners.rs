@@ -1,7 +1,7 @@
 //! Sockets to listen on: bound or inherited before any loop starts, their files removed at exit.
 //!
-//! Step 0 of the walk of a request. Loops share a listener (each holds a duplicate of its descriptor),
-//! unless `--reuse-port` gives each loop its own on TCP.
+//! Step 0 of the walk of a request. Loops share a listener (each holds a duplicate of its
+//! descriptor), unless `--reuse-port` gives each loop its own on TCP.
 //!
 //! Invariants: nothing listens before its mode is set; a socket file is taken over only if nobody
 //! answers there, and unlinked at exit only if it is still the one that was made here.
@@ -83,8 +83,8 @@ impl Listeners {
         self.listeners.iter().map(of).collect()
     }
 
-    /// Gives up the descriptors held here, so that the sockets close with the last loop; the files stay
-    /// ours to remove.
+    /// Gives up the descriptors held here, so that the sockets close with the last loop; the files
+    /// stay ours to remove.
     pub fn close(&mut self) {
         for listener in &mut self.listeners {
             listener.sockets.clear();

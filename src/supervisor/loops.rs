@@ -1,8 +1,8 @@
 //! The event loops as the supervisor sees them: started, commanded, listened to, joined.
 //!
-//! Invariants: a command is never lost (a loop that takes none for [`COMMAND_TIMEOUT`] is broken, and a
-//! server with a broken loop ends); every command is followed by a ring of the loop's bell. Loops block
-//! every signal.
+//! Invariants: a command is never lost (a loop that takes none for [`COMMAND_TIMEOUT`] is broken,
+//! and a server with a broken loop ends); every command is followed by a ring of the loop's bell.
+//! Loops block every signal.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;

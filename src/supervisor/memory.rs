@@ -22,8 +22,8 @@ pub struct PoolMemory {
 }
 
 impl PoolMemory {
-    /// Makes the segments of a pool of so many seats for the loops with these bells. Returned beside it:
-    /// each loop's end.
+    /// Makes the segments of a pool of so many seats for the loops with these bells. Returned
+    /// beside it: each loop's end.
     ///
     /// # Errors
     /// The kernel has no memory or no descriptors left.

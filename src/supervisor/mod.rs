@@ -1,8 +1,9 @@
 //! The control plane: everything around the walk of a request, nothing on it.
 //!
 //! [`run`] prepares, in this order, whatever can fail for the operator's reasons (log, interpreter,
-//! runtime modules, limits, rings, listeners), then starts loops and workers, then serves (`serve.rs`)
-//! on this one thread: the process's first, which runs tokio-uring's runtime and takes all signals.
+//! runtime modules, limits, rings, listeners), then starts loops and workers, then serves
+//! (`serve.rs`) on this one thread: the process's first, which runs tokio-uring's runtime and takes
+//! all signals.
 //!
 //! | file | part |
 //! |---|---|
@@ -10,13 +11,14 @@
 //! | `listeners.rs` | sockets to listen on |
 //! | `memory.rs`, `loops.rs` | the exchange's segments; event loops |
 //! | `worker.rs`, `pool.rs`, `seat_blocks.rs`, `back_off.rs`, `generations.rs` | workers |
-//! | `events.rs`, `watched.rs`, `serve.rs` | signals, reports, children; the loop that acts on them |
+//! | `events.rs`, `watched.rs`, `serve.rs` | signals, reports, children; the loop that acts on them
+//! |
 //! | `access_log.rs`, `error_log.rs` | the two logs |
 //! | `check.rs` | `--check` |
 //! | `fault.rs` | why a server ends, and its exit code |
 //!
-//! Invariants: the server process never runs Python; one task owns all state; every thread but this one
-//! blocks all signals.
+//! Invariants: the server process never runs Python; one task owns all state; every thread but this
+//! one blocks all signals.
 
 pub mod access_log;
 pub mod back_off;

@@ -1,11 +1,12 @@
-//! The workers of one application on one interpreter: who lives, who is to be replaced, whose seats are
-//! still the dead's.
+//! The workers of one application on one interpreter: who lives, who is to be replaced, whose seats
+//! are still the dead's.
 //!
-//! A pool knows no signals and no sockets of clients; `serve.rs` tells it what happened and when it is.
+//! A pool knows no signals and no sockets of clients; `serve.rs` tells it what happened and when it
+//! is.
 //!
-//! Invariants: a worker is announced to every loop before it gets its Setup, since it may claim as soon as
-//! it has attached. Its seats are given to another only after every loop acknowledged its death. Process
-//! numbers are used only for children that were not reaped yet.
+//! Invariants: a worker is announced to every loop before it gets its Setup, since it may claim as
+//! soon as it has attached. Its seats are given to another only after every loop acknowledged its
+//! death. Process numbers are used only for children that were not reaped yet.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -354,8 +355,8 @@ impl<'a> Pool<'a> {
         }
     }
 
-    /// What all workers share cannot be true: they are killed, and nobody is started until the segments
-    /// are replaced. Returns whether they can be now.
+    /// What all workers share cannot be true: they are killed, and nobody is started until the
+    /// segments are replaced. Returns whether they can be now.
     pub fn condemn(&mut self, why: &str) -> bool {
         if !self.is_condemned {
             tracing::error!("all workers are killed and their shared memory is replaced: {why}");
@@ -397,8 +398,8 @@ impl<'a> Pool<'a> {
     }
 }
 
-/// Why a worker failed, in one line: its own verdict, which stands under our name at the end of what it
-/// said, else the last line of that.
+/// Why a worker failed, in one line: its own verdict, which stands under our name at the end of
+/// what it said, else the last line of that.
 fn verdict(failed: &Failed) -> &str {
     let lines = || failed.text.lines().map(str::trim).filter(|line| !line.is_empty());
     let verdict = lines().filter_map(|line| line.strip_prefix(VERDICT_MARK)).next_back();

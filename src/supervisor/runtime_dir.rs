@@ -1,8 +1,8 @@
 //! Where the runtime modules are: the Python files that boot a worker, and the native module.
 //!
-//! In `--runtime-dir`, beside the real executable, in `../runtime` (a checkout: `target/runtime` beside
-//! `target/release`), or in `../lib/ringhorn`. Whether a module fits this server is told by the worker's
-//! first message, which carries version and layout.
+//! In `--runtime-dir`, beside the real executable, in `../runtime` (a checkout: `target/runtime`
+//! beside `target/release`), or in `../lib/ringhorn`. Whether a module fits this server is told by
+//! the worker's first message, which carries version and layout.
 
 use std::path::{Path, PathBuf};
 

@@ -14,8 +14,8 @@ pub struct SeatBlocks {
 }
 
 impl SeatBlocks {
-    /// Blocks for so many workers of so many threads; their product is at most half of the exchange's
-    /// seats (`Config::concurrency`).
+    /// Blocks for so many workers of so many threads; their product is at most half of the
+    /// exchange's seats (`Config::concurrency`).
     pub fn new(workers: u32, threads: u32) -> SeatBlocks {
         SeatBlocks { threads: threads as u16, is_taken: vec![false; 2 * workers as usize] }
     }

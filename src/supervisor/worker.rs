@@ -1,8 +1,8 @@
 //! One worker process: started, greeted, watched.
 //!
-//! The conversation (`ringhorn_exchange::control`): the worker says Hello, gets Setup with the pool's
-//! descriptors, says Ready or Failed, and is told Stop in the end. Its control socket is read by one task
-//! and its end seen by another; both only tell the supervisor, who owns all state.
+//! The conversation (`ringhorn_exchange::control`): the worker says Hello, gets Setup with the
+//! pool's descriptors, says Ready or Failed, and is told Stop in the end. Its control socket is
+//! read by one task and its end seen by another; both only tell the supervisor, who owns all state.
 
 use std::io;
 use std::ops::Range;
@@ -25,11 +25,12 @@ use ringhorn_exchange::WorkerSeats;
 use ringhorn_exchange::control::{ControlError, ControlSocket, Failed, FromWorker, Received};
 use ringhorn_exchange::control::{Setup, Stop, ToWorker};
 
-/// Added to a worker's `oom_score_adj`: a tenth of the machine's memory ahead of the server. By taste.
+/// Added to a worker's `oom_score_adj`: a tenth of the machine's memory ahead of the server. By
+/// taste.
 const OOM_SCORE_MORE: i32 = 100;
 
-/// The text that `runtimes/python/ringhorn/_bootstrap.py` documents: loads that file by its path, so
-/// that its folder never enters `sys.path`.
+/// The text that `runtimes/python/ringhorn/_bootstrap.py` documents: loads that file by its path,
+/// so that its folder never enters `sys.path`.
 const BOOT: &str = concat!(
     "import sys;sys.path[:1]=filter(None,sys.path[:1]);",
     "from importlib.util import *;",

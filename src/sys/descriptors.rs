@@ -1,4 +1,5 @@
-//! Descriptors that came from outside: duplicates of inherited ones, standard error turned to a file.
+//! Descriptors that came from outside: duplicates of inherited ones, standard error turned to a
+//! file.
 
 use std::fs::File;
 use std::io;
@@ -35,8 +36,8 @@ pub fn become_standard_error(file: &File) -> io::Result<()> {
 }
 
 fn replace(by: &File, number: RawFd, flags: i32) -> io::Result<()> {
-    // SAFETY: dup3 replaces atomically what is open under the number. Callers pass numbers that nobody
-    // holds as an `OwnedFd`: the standard streams, and inherited ones that were duplicated.
+    // SAFETY: dup3 replaces atomically what is open under the number. Callers pass numbers that
+    // nobody holds as an `OwnedFd`: the standard streams, and inherited ones that were duplicated.
     if unsafe { libc::dup3(by.as_raw_fd(), number, flags) } < 0 {
         return Err(io::Error::last_os_error());
     }

@@ -1,4 +1,5 @@
-//! Child processes: watched and signalled by descriptor, reaped by one place, waited for with a bound.
+//! Child processes: watched and signalled by descriptor, reaped by one place, waited for with a
+//! bound.
 //!
 //! How a worker is started stands in `worker_start.rs`.
 
@@ -50,14 +51,16 @@ pub fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
 /// As `pidfd_send_signal(2)`; `ESRCH` once it ended.
 pub fn pidfd_kill(pidfd: &OwnedFd, signal: i32) -> io::Result<()> {
     let nothing = std::ptr::null::<libc::siginfo_t>();
-    // SAFETY: a plain system call on a descriptor we own; a null siginfo is what kill(2) would send.
+    // SAFETY: a plain system call on a descriptor we own; a null siginfo is what kill(2) would
+    // send.
     let sent = unsafe {
         libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, nothing, 0)
     };
     check(sent as i32).map(drop)
 }
 
-/// Takes one ended child, whoever's it was (orphans too, as PID 1); `None`: none ended, or there is none.
+/// Takes one ended child, whoever's it was (orphans too, as PID 1); `None`: none ended, or there is
+/// none.
 ///
 /// # Errors
 /// As `waitpid(2)`, except `EINTR` and `ECHILD`.

@@ -1,6 +1,7 @@
 //! Unlinked temporary files for request bodies.
 //!
-//! Where it stands in the walk of a request: `event_loop/gather.rs`, when a body outgrows its memory.
+//! Where it stands in the walk of a request: `event_loop/gather.rs`, when a body outgrows its
+//! memory.
 //!
 //! Invariants: the file has no name once it is returned, so that nothing is left behind however the
 //! server ends; its mode lets only its owner in, for file systems without nameless files.

@@ -1,8 +1,8 @@
 //! How a worker process starts.
 //!
 //! Between `fork` and `exec` is the one place in the server where only async-signal-safe calls are
-//! allowed: other threads exist, and any lock may be held for ever in the child. `Command` does the rest
-//! (arguments, environment, `/dev/null`, process group, reporting a failed `exec`).
+//! allowed: other threads exist, and any lock may be held for ever in the child. `Command` does the
+//! rest (arguments, environment, `/dev/null`, process group, reporting a failed `exec`).
 
 use std::ffi::CStr;
 use std::io;
@@ -69,8 +69,8 @@ pub fn start(start: Start<'_>) -> io::Result<Started> {
     Ok(Started { pid, pidfd })
 }
 
-/// Sees to it that descriptor 3 is taken, so that the pipe by which a failed `exec` is reported, opened
-/// inside `Command::spawn`, is never the one that the control socket replaces in the child.
+/// Sees to it that descriptor 3 is taken, so that the pipe by which a failed `exec` is reported,
+/// opened inside `Command::spawn`, is never the one that the control socket replaces in the child.
 ///
 /// # Errors
 /// As `open(2)` and `dup3(2)`.
@@ -84,7 +84,8 @@ pub fn reserve_control_descriptor() -> io::Result<()> {
         std::mem::forget(null);
         return Ok(());
     }
-    // SAFETY: descriptor 3 is closed (checked above; only this thread opens any), so nobody's is replaced.
+    // SAFETY: descriptor 3 is closed (checked above; only this thread opens any), so nobody's is
+    // replaced.
     check(unsafe { libc::dup3(null.as_raw_fd(), CONTROL_DESCRIPTOR, libc::O_CLOEXEC) }).map(drop)
 }
 
@@ -94,9 +95,9 @@ fn own_oom_score() -> io::Result<i32> {
     text.trim().parse().map_err(|_| io::Error::other("oom_score_adj is not a number"))
 }
 
-/// Every signal back to its default, none blocked: `exec` does that for caught ones, but an ignored one
-/// stays ignored. By the kernel's own calls, since libc keeps two signals of its own out of reach and
-/// `posix_spawn` leaves those ignored in whoever it started.
+/// Every signal back to its default, none blocked: `exec` does that for caught ones, but an ignored
+/// one stays ignored. By the kernel's own calls, since libc keeps two signals of its own out of
+/// reach and `posix_spawn` leaves those ignored in whoever it started.
 fn default_signals() {
     /// Bytes of the kernel's signal set.
     const SET_BYTES: usize = 8;

@@ -237,8 +237,8 @@ pub fn assert_fails(output: &Output, code: i32, error: &str, hint: &str) {
     assert!(line("hint: ").contains(hint), "no `{hint}` in:\n{text}");
 }
 
-/// Waits until a condition holds, looking every few milliseconds: for what has no event, such as the
-/// end of somebody else's process.
+/// Waits until a condition holds, looking every few milliseconds: for what has no event, such as
+/// the end of somebody else's process.
 #[track_caller]
 pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
