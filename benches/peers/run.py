@@ -122,7 +122,7 @@ def find_servers(options):
             absent.append(f"{name}: {server.program()} is not there")
     if not found:
         raise SystemExit(
-            "run.py: no server is installed; run benches/peers/setup.sh, then cargo build --release"
+            "run.py: no server is installed; run benches/peers/setup.sh, then make build"
         )
     return found, absent
 
@@ -227,7 +227,7 @@ def arguments():
     add("--python", help="interpreter of every server (the virtualenv's)")
     add(
         "--ringhorn",
-        default=os.path.join(servers.ROOT, "target", "release", "ringhorn"),
+        default=os.path.join(servers.ROOT, "target", "runtime", "ringhorn"),
         help="the binary",
     )
     add("--server-core", type=int, default=0, help="core of the servers (0)")
