@@ -49,7 +49,7 @@ impl StartError {
     /// One line of advice that begins with a verb or a fact about this host; no trailing newline.
     pub fn hint(&self) -> String {
         let disabled = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled").ok();
-        let status = std::fs::read_to_string("/proc/self/status").ok();
+        let status = std::fs::read_to_string("/proc/thread-self/status").ok();
         self.hint_on(&Host {
             io_uring_disabled: disabled.as_deref().and_then(|text| text.trim().parse().ok()),
             is_filtered: status.as_deref().is_some_and(is_filtered),
@@ -161,7 +161,7 @@ fn hint_of_refusal(host: &Host) -> &'static str {
     }
 }
 
-/// Whether /proc/self/status says that a seccomp filter (mode 2) is active.
+/// Whether /proc/thread-self/status says that a seccomp filter (mode 2) is active.
 fn is_filtered(status: &str) -> bool {
     status.lines().any(|line| line.strip_prefix("Seccomp:").is_some_and(|mode| mode.trim() == "2"))
 }

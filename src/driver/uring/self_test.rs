@@ -148,4 +148,43 @@ mod tests {
         };
         assert!(error.hint().contains("--max-connections"), "{}", error.hint());
     }
+
+    /// The answer of Docker's default profile, from a filter that binds this thread only.
+    #[test]
+    fn a_seccomp_filter_is_named() {
+        forbid_rings_to_this_thread(libc::EPERM);
+        let error = self_test(&UringConfig::for_connections(4)).unwrap_err();
+        assert_eq!((error.step, error.source.raw_os_error()), (Step::Setup, Some(libc::EPERM)));
+        let is_sysctl_open = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled")
+            .map_or(true, |text| text.trim() == "0");
+        assert_eq!(error.hint().contains("seccomp"), is_sysctl_open, "{}", error.hint());
+    }
+
+    /// Makes io_uring_setup fail with `errno` in this thread.
+    fn forbid_rings_to_this_thread(errno: i32) {
+        let code = |code: u32| code as u16;
+        let step = |code, k| libc::sock_filter { code, jt: 0, jf: 0, k };
+        let refusal = libc::SECCOMP_RET_ERRNO | errno as u32;
+        let mut program = [
+            // The system call's number is the first word.
+            step(code(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS), 0),
+            libc::sock_filter {
+                code: code(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K),
+                jt: 0,
+                jf: 1,
+                k: libc::SYS_io_uring_setup as u32,
+            },
+            step(code(libc::BPF_RET | libc::BPF_K), refusal),
+            step(code(libc::BPF_RET | libc::BPF_K), libc::SECCOMP_RET_ALLOW),
+        ];
+        let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+        // SAFETY: the kernel copies the program during the call; both calls bind this thread only.
+        let results = unsafe {
+            [
+                libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0),
+                libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter),
+            ]
+        };
+        assert_eq!(results, [0, 0], "{}", std::io::Error::last_os_error());
+    }
 }
