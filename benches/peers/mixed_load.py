@@ -180,7 +180,10 @@ def latencies(values_ns):
     ordered = sorted(values_ns)
     if not ordered:
         return {"count": 0}
-    at = lambda share: ordered[min(len(ordered) - 1, int(share * len(ordered)))] / 1000  # noqa: E731
+
+    def at(share):
+        return ordered[min(len(ordered) - 1, int(share * len(ordered)))] / 1000
+
     return {
         "count": len(ordered),
         "p50_us": at(0.50),
