@@ -4,6 +4,7 @@ request's environ, log line and errors together.
 
 import json
 import re
+import secrets
 import time
 
 import pytest
@@ -14,7 +15,8 @@ from harness.watch import wait_until
 SEPARATOR = " || "
 ATOMS = (
     "h l u t r m U q H s B b f a T M D L p {x-own}i {x-answer}o {set-cookie}o {REMOTE_PORT}e "
-    "{wsgi.url_scheme}e {missing}i {missing}o {missing}e request_id queue_wait first_byte"
+    "{wsgi.url_scheme}e {missing}i {missing}o {missing}e request_id queue_wait first_byte "
+    "{x-mark}i"
 ).split()
 FORMAT = SEPARATOR.join(f"%({atom})s" for atom in ATOMS)
 DEFAULT = re.compile(
@@ -36,15 +38,16 @@ def logged(interpreter, tmp_path_factory):
         yield running
 
 
-def lines_after(path, before):
-    return path.read_text().splitlines()[before:]
+def lines_of(path, mark):
+    """The log lines of the requests that carried `X-Mark: mark`."""
+    return [line for line in path.read_text().splitlines() if line.endswith(SEPARATOR + mark)]
 
 
-def atoms_of(logged, *arguments, **rest):
+def atoms_of(logged, method, path, headers=(), body=None):
     """Makes a request; its answer and the atoms of its log line."""
-    before = len(logged.path.read_text().splitlines())
-    response = logged.request(*arguments, **rest)
-    [line] = wait_until(lambda: lines_after(logged.path, before), "a log line", 5)
+    mark = secrets.token_hex(8)
+    response = logged.request(method, path, [*headers, ("X-Mark", mark)], body)
+    [line] = wait_until(lambda: lines_of(logged.path, mark), "a log line", 5)
     return response, dict(zip(ATOMS, line.split(SEPARATOR), strict=True))
 
 
@@ -154,13 +157,13 @@ def test_request_id_stands_at_the_error(logged):
 
 
 def test_every_request_of_a_connection_has_a_line(logged):
-    before = len(logged.path.read_text().splitlines())
+    headers = [("X-Mark", "fifty")]
     with logged.connect() as client:
-        client.send(b"".join(encode_request("GET", f"/numbered?{n}") for n in range(50)))
+        client.send(b"".join(encode_request("GET", f"/numbered?{n}", headers) for n in range(50)))
         for number in range(50):
             assert client.response().body == str(number).encode()
-    wait_until(lambda: len(lines_after(logged.path, before)) == 50, "fifty log lines", 5)
-    targets = [line.split(SEPARATOR)[4] for line in lines_after(logged.path, before)]
+    wait_until(lambda: len(lines_of(logged.path, "fifty")) == 50, "fifty log lines", 5)
+    targets = [line.split(SEPARATOR)[4] for line in lines_of(logged.path, "fifty")]
     assert targets == [f"GET /numbered?{number} HTTP/1.1" for number in range(50)]
 
 

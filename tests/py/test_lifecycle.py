@@ -464,27 +464,29 @@ def test_options_from_the_environment(start):
     one = start("pep3333:application", workers=None, threads=None, env=env)
     told = json.loads(one.request("GET", "/environ-object").text)
     assert (told["multithread"], told["multiprocess"]) == (True, True)
-    assert len(one.workers()) == 2
+    one.wait_workers(2)
 
 
 def test_command_line_comes_before_the_environment(start):
     one = start("hello:application", workers=1, env={"RINGHORN_WORKERS": "3"})
-    assert len(one.workers()) == 1
+    one.wait_workers(1)
+    assert "ready: 1 worker" in one.log.text
 
 
 def test_web_concurrency(start):
-    one = start("hello:application", workers=None, env={"WEB_CONCURRENCY": "2"})
-    assert len(one.workers()) == 2
+    start("hello:application", workers=None, env={"WEB_CONCURRENCY": "2"}).wait_workers(2)
 
 
 def test_own_variable_comes_before_web_concurrency(start):
     env = {"WEB_CONCURRENCY": "3", "RINGHORN_WORKERS": "2"}
-    assert len(start("hello:application", workers=None, env=env).workers()) == 2
+    start("hello:application", workers=None, env=env).wait_workers(2)
 
 
 def test_port(start):
-    one = start("hello:application", binds=(), env={"PORT": "0"})
-    port = int(one.log.wait_for(r"listening on http://0\.0\.0\.0:(\d+)", 1).group(1))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    one = start("hello:application", binds=(), env={"PORT": str(port)})
+    one.log.wait_for(rf"listening on http://0\.0\.0\.0:{port}", 1)
     with Client(Address("http", host="127.0.0.1", port=port)) as client:
         assert client.request("GET", "/").status == 200
 

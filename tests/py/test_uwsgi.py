@@ -147,13 +147,13 @@ def test_ping_is_answered_by_pong(listener):
         assert client.read_exactly(4) == PONG
 
 
-@pytest.mark.parametrize("modifier1", [1, 5, 9, 14, 17, 22, 48, 72, 101, 110, 173, 255])
+@pytest.mark.parametrize("modifier1", [1, 22, 173, 255])
 def test_other_modifiers_are_closed_and_logged(listener, stack, modifier1):
     mark = stack.server.log.mark()
     with Client(listener) as client:
         client.send(uwsgi.packet(uwsgi.variables(path="/environ"), modifier1))
         assert client.read_to_end() == b""
-    stack.server.log.wait_for(rf"(?i)modifier.*\b{modifier1}\b", 5, since=mark)
+    stack.server.log.wait_for(rf"(?i)modifier.*\b{modifier1}\b", 2, since=mark)
 
 
 def test_keys_of_the_http_framing_are_dropped(listener):

@@ -173,6 +173,16 @@ class Server:
         """Process ids of the workers, as the server's children."""
         return process.children(self.pid)
 
+    def wait_workers(self, count, seconds=15.0, without=()):
+        """The process ids, once there are `count` of them (READY comes with the first one) and
+        none of `without` is left."""
+
+        def found():
+            workers = self.workers()
+            return workers if len(workers) == count and not set(workers) & set(without) else None
+
+        return wait_until(found, f"{count} workers", seconds)
+
     def signal(self, number):
         self.process.send_signal(number)
 
