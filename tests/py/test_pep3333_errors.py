@@ -32,7 +32,7 @@ def test_exception_before_any_body_gives_500(front, case):
     still_serves(front)
 
 
-@pytest.mark.parametrize("case", ["raise-first", "raise-after-start"])
+@pytest.mark.parametrize("case", ["raise-first", "raise-after-start", "raise-in-iteration"])
 def test_exception_before_any_body_to_head_gives_500(front, case):
     response = front.request("HEAD", f"/{case}")
     assert (response.status, response.body) == (500, b"")
