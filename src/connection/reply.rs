@@ -2,7 +2,7 @@
 //!
 //! Where it stands in the walk of a request: behind the exchange, before the send. The statement is
 //! copied once, with the first response bytes; from then on the connection sends never more than it
-//! allows and is kept only if exactly that went out (design: "the loop takes one copy").
+//! allows and is kept only if exactly that went out.
 //!
 //! Invariants: `sent_bytes` counts wire bytes that the kernel took, head included.
 

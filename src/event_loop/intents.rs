@@ -10,7 +10,6 @@
 //!   with the operation and cleared only by its completion; while one is set, the memory it names is
 //!   neither dropped nor grown (`State::let_go`, `State::drop_body`, `Table::retire`).
 //! - A slot's ring is held by `LoopEnd::kernel_holds` from here to `kernel_released`.
-#![allow(unsafe_code)] // The driver's operations borrow memory across a completion.
 
 use super::EventLoop;
 use super::state::State;

@@ -30,7 +30,7 @@ pub mod deadlines;
 mod dispatch;
 mod expiry;
 mod gather;
-#[allow(unsafe_code)] // Hands memory to the kernel; see the file.
+#[allow(unsafe_code)] // Operations borrow memory until their completion; see the file.
 mod intents;
 pub mod messages;
 mod receive;

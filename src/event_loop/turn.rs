@@ -15,7 +15,7 @@ use crate::connection::{Phase, Sending};
 use crate::driver::{Completion, ConnectionIndex, Driver, Kind};
 use crate::sys::errno;
 
-/// While a ready queue is not empty its loop never sleeps longer (design: "Batching").
+/// While a ready queue is not empty its loop never sleeps longer (docs/exchange.md, "Batching").
 const QUEUE_PATIENCE: Duration = Duration::from_micros(500);
 
 /// How often a drain is looked at.
@@ -82,10 +82,10 @@ impl<D: Driver> EventLoop<D> {
         self.step_drain();
         self.carry_out();
         self.arm_accepts();
-        if self.state.flush_reports() {
-            if let Err(error) = self.reports_bell.ring() {
-                tracing::error!(%error, "cannot ring the supervisor's bell");
-            }
+        if self.state.flush_reports()
+            && let Err(error) = self.reports_bell.ring()
+        {
+            tracing::error!(%error, "cannot ring the supervisor's bell");
         }
     }
 
@@ -214,9 +214,7 @@ impl State {
     /// Wakes seats of a pool if need be; returns how long the loop may sleep for its sake.
     fn prepare_pool_sleep(&mut self, pool: usize) -> Option<Duration> {
         let now_ns = self.now_ns;
-        let Some(place) = self.pools.get_mut(pool).filter(|place| !place.is_condemned) else {
-            return None;
-        };
+        let place = self.pools.get_mut(pool).filter(|place| !place.is_condemned)?;
         if std::mem::take(&mut place.has_fresh_work) {
             place.end.wake_one(Wake::Fresh);
         }

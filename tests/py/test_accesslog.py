@@ -20,7 +20,7 @@ ATOMS = (
 ).split()
 FORMAT = SEPARATOR.join(f"%({atom})s" for atom in ATOMS)
 DEFAULT = re.compile(
-    r'127\.0\.0\.1 - - \[\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4}\] '
+    r"127\.0\.0\.1 - - \[\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4}\] "
     r'"GET /environ\?q=1 HTTP/1\.1" 200 \d+ "-" "agent/1"'
 )
 

@@ -45,9 +45,7 @@ def test_pipelined_requests_are_answered_in_order(front):
 
 @pytest.mark.fronts("direct")
 def test_pipelined_requests_cut_anywhere(front):
-    sent = b"".join(
-        encode_request("POST", f"/hello?{number}", (), b"body") for number in range(10)
-    )
+    sent = b"".join(encode_request("POST", f"/hello?{number}", (), b"body") for number in range(10))
     for cut in range(1, len(sent), 61):
         with front.connect() as client:
             client.send(sent[:cut])

@@ -137,8 +137,7 @@ def test_term_under_load_loses_no_request(start, tmp_path):
                 return
 
     threads = [
-        threading.Thread(target=run, args=(address,), daemon=True)
-        for address in one.addresses * 4
+        threading.Thread(target=run, args=(address,), daemon=True) for address in one.addresses * 4
     ]
     for thread in threads:
         thread.start()

@@ -135,9 +135,7 @@ def test_modifier_30_cuts_script_name_at_a_boundary(
 
 
 def test_modifier_0_leaves_path_info_alone(listener):
-    plain = environ(
-        listener, path="/app/x", SCRIPT_NAME="/app", headers=[("X-Case", "environ")]
-    )
+    plain = environ(listener, path="/app/x", SCRIPT_NAME="/app", headers=[("X-Case", "environ")])
     assert (plain["SCRIPT_NAME"], plain["PATH_INFO"]) == ("/app", "/app/x")
 
 

@@ -162,7 +162,7 @@ impl Drop for Mapping {
 #[derive(Debug)]
 pub(crate) struct Created {
     pub mapping: Mapping,
-    /// For the other side; read-only for [`create_read_only`].
+    /// For the other side; read-only for [`Created::read_only`].
     passed: OwnedFd,
     /// For punching holes; `None` where the kernel would refuse.
     punching: Option<OwnedFd>,

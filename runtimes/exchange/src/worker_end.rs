@@ -1,10 +1,10 @@
 //! The worker's end: attaches to the segments, and the seats that pull requests from them.
 //!
 //! Where it stands in the walk of a request: `Seat::try_claim` takes what a loop queued, the
-//! [`Claim`](crate::Claim) is the request in the runtime's hands, and `wait_for_work` is where an idle
+//! [`Claim`] is the request in the runtime's hands, and `wait_for_work` is where an idle
 //! interpreter sleeps.
 //!
-//! Rules a seat keeps (`design.md` §3), each of which closes a way to strand a request:
+//! Rules a seat keeps (docs/exchange.md), each of which closes a way to strand a request:
 //! - It pulls from a loop only while floor ≤ its generation ≤ ceiling there.
 //! - It serves its paired loop first and looks at the others when that is dry and at least every
 //!   [`OTHER_QUEUES_EVERY`] requests. It claims one request at a time.
