@@ -136,8 +136,8 @@ impl Books {
         slot.flags |= CLOSING;
     }
 
-    /// Notes a cancel. The connection may be closed already, by a completion that the loop was given
-    /// but has not come to: then there is nothing to note.
+    /// Notes a cancel. The connection may be closed already, by a completion that the loop was
+    /// given but has not come to: then there is nothing to note.
     pub(super) fn cancel_armed(&mut self, token: Token) {
         let slot = self.slot(token);
         assert_eq!(slot.flags & ACCEPTING, 0, "cancel of accepting slot {}", token.connection);
