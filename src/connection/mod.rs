@@ -90,6 +90,8 @@ pub enum Intent {
     ShutdownWrite,
     /// Close the descriptor: nothing is armed.
     Close,
+    /// Close it so that the peer sees it break: nothing is armed.
+    Reset,
 }
 
 /// The request's place in the exchange.
@@ -181,6 +183,8 @@ pub struct Connection {
     pub linger: bool,
     /// The client is gone: nothing more is sent, nothing is drained.
     pub gone: bool,
+    /// Only the connection's end delimits the reply, and the reply is not whole: it must not end cleanly.
+    pub resets: bool,
     /// The first byte of a head came: its deadline runs.
     pub is_head_begun: bool,
     /// The request is a HEAD: a refusal has no body.
@@ -230,6 +234,7 @@ impl Connection {
             keep_alive: false,
             linger: false,
             gone: false,
+            resets: false,
             is_head_begun: false,
             is_head_request: false,
             listener: 0,

@@ -44,6 +44,11 @@ impl Reply {
         exact && self.ended == Some(ResponseEnd::Complete)
     }
 
+    /// Whether nothing but the connection's end delimits the reply.
+    pub fn ends_by_closing(&self) -> bool {
+        self.statement.is_some_and(|statement| statement.body == StatedBody::UntilClose)
+    }
+
     /// Whether the worker let the connection be kept.
     pub fn keeps_alive(&self) -> bool {
         self.statement.is_some_and(|statement| statement.keep_alive)

@@ -141,6 +141,10 @@ pub trait Driver {
     unsafe fn send(&mut self, token: Token, pieces: [Piece; 2], after: After);
     /// Closes the connection's descriptor. No operation may be armed on it.
     fn close(&mut self, token: Token);
+    /// As [`close`](Driver::close), but a TCP peer sees the connection break (RST) instead of end: for
+    /// a reply that only the end of the connection delimits and that is not whole. Where the kernel
+    /// cannot (before 6.7, Unix sockets) it is a plain close.
+    fn reset(&mut self, token: Token);
     /// Shuts down the writing side (FIN), before a bounded drain.
     fn shutdown_write(&mut self, token: Token);
     /// Cancels every operation armed on the connection; each completes by itself.
@@ -171,6 +175,9 @@ pub trait Driver {
     /// # Errors
     /// `EMFILE`: the driver keeps a descriptor of its own.
     fn watch_bell(&mut self, bell: BorrowedFd<'_>) -> std::io::Result<()>;
+    /// Lets the next turn gather: it may wait up to `within` for `completions` of them, and for one
+    /// from then on. A hint, forgotten with that turn: a back end that cannot waits for one.
+    fn gather(&mut self, completions: u32, within: Duration);
     /// Submits what was asked for and takes what completed. `wait`: None = until something
     /// completes, Some(0) = do not wait. Appends to `out` (not cleared) at most the driver's batch
     /// bound, and perhaps nothing: a signal ends the wait, and so does what the driver settles by

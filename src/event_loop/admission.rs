@@ -41,19 +41,9 @@ impl State {
         input: &[u8],
     ) -> usize {
         self.table[index].keep_alive = false;
-        match packet.modifier1 {
-            0 | 30 => {}
-            100 => {
-                self.answer(index, &uwsgi::PONG);
-                return input.len();
-            }
-            modifier => {
-                self.counters.malformed.add(1);
-                self.incident(format!("uwsgi packet with modifier1 {modifier} refused"));
-                self.table[index].linger = true;
-                self.begin_close(index);
-                return input.len();
-            }
+        if packet.is_ping() {
+            self.answer(index, &uwsgi::PONG);
+            return input.len();
         }
         let head = match uwsgi::request_head(packet) {
             Ok(head) => head,

@@ -41,15 +41,20 @@ impl State {
             connection.cancelling = true;
             self.intend(index, Intent::Cancel);
         } else {
-            self.intend(index, Intent::Close);
+            self.close_now(index);
         }
+    }
+
+    fn close_now(&mut self, index: ConnectionIndex) {
+        let resets = self.table[index].resets;
+        self.intend(index, if resets { Intent::Reset } else { Intent::Close });
     }
 
     /// An operation ended while the connection closes: the last one lets it close.
     pub fn step_close(&mut self, index: ConnectionIndex) {
         let connection = &self.table[index];
         if connection.phase == Phase::Close && !connection.is_armed() {
-            self.intend(index, Intent::Close);
+            self.close_now(index);
         }
     }
 

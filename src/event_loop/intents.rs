@@ -41,6 +41,7 @@ impl<D: Driver> EventLoop<D> {
             Intent::Cancel => self.driver.cancel(token),
             Intent::ShutdownWrite => self.driver.shutdown_write(token),
             Intent::Close => self.driver.close(token),
+            Intent::Reset => self.driver.reset(token),
         }
     }
 

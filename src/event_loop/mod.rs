@@ -68,6 +68,10 @@ pub struct EventLoop<D: Driver> {
     has_drained: bool,
     /// The bell rang since commands were last looked at.
     has_rung: bool,
+    /// Requests counted when pages were last looked at, when to look next, and until when.
+    requests_seen: u64,
+    pages_next_ns: u64,
+    pages_until_ns: u64,
     /// Monotonic nanoseconds; a test's loop lives in virtual time.
     clock: fn() -> u64,
 }

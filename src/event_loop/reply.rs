@@ -263,6 +263,7 @@ impl State {
         } else {
             let reads_on = !self.table[index].is_request_read() || self.table[index].stashed() > 0;
             self.table[index].linger = reads_on && is_whole;
+            self.table[index].resets = !is_whole && self.table[index].reply.ends_by_closing();
             self.let_go(index);
             self.begin_close(index);
         }
@@ -309,6 +310,7 @@ impl State {
         }
         self.finish_access(index, status, Some(why));
         self.table[index].gone = true;
+        self.table[index].resets = self.table[index].reply.ends_by_closing();
         self.let_go(index);
         self.begin_close(index);
     }

@@ -298,9 +298,9 @@ fn write_variable(
     }
 }
 
-/// The first value of a packet's variable.
+/// The value of a packet's variable: of repeated ones the last counts.
 pub fn value_of<'b>(packet: &uwsgi::Packet<'b>, name: &[u8]) -> Option<&'b [u8]> {
-    packet.variables().find(|(key, _)| *key == name).map(|(_, value)| value)
+    packet.variables().filter(|(key, _)| *key == name).last().map(|(_, value)| value)
 }
 
 /// What may stand in a log line and an environ value unescaped, and is not absurdly long.

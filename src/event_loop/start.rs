@@ -122,6 +122,9 @@ impl<D: Driver> EventLoop<D> {
             has_closed_idle: false,
             has_drained: false,
             has_rung: true,
+            requests_seen: 0,
+            pages_next_ns: 0,
+            pages_until_ns: 0,
             clock,
         })
     }

@@ -164,6 +164,10 @@ impl Driver for SimDriver {
         self.ask(Operation::Close { token });
     }
 
+    fn reset(&mut self, token: Token) {
+        self.close(token);
+    }
+
     fn shutdown_write(&mut self, token: Token) {
         self.world.borrow_mut().check_open(token, "shutdown");
         self.ask(Operation::Shutdown { token });
@@ -212,6 +216,8 @@ impl Driver for SimDriver {
         self.world.borrow_mut().bell = Some(EventFd::from(bell.try_clone_to_owned()?));
         Ok(())
     }
+
+    fn gather(&mut self, _completions: u32, _within: Duration) {}
 
     fn turn(&mut self, wait: Option<Duration>, out: &mut Vec<Completion>) -> io::Result<()> {
         let result = self.run_turn(wait, out);

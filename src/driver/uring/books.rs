@@ -193,6 +193,12 @@ impl Books {
                 return None;
             }
             Operation::LinkedClose => return self.linked_close_done(token, result),
+            Operation::Linger => return None,
+            Operation::Close if result == -libc::ECANCELED => {
+                // The kernel refused the chain as a whole; the descriptor is still open.
+                self.follow_ups.push(FollowUp::Close(token));
+                return None;
+            }
             Operation::Close => {
                 self.counters.close_errors += u64::from(result < 0);
                 *self.slot(token) = FREE;

@@ -38,7 +38,7 @@ use self::books::{Books, FollowUp};
 use self::buffers::ProvidedBuffers;
 pub use self::error::{StartError, Step};
 use self::pinned::{PeerAddress, SendHeader};
-use self::ring::{Chain, Entered, Ring};
+use self::ring::{Chain, Entered, Ring, Want};
 pub use self::self_test::self_test;
 use self::user_data::{Operation, Tag};
 use super::{After, BufferId, Completion, ConnectionIndex, Counters, Driver, Piece, Token};
@@ -120,6 +120,7 @@ impl PreparedUring {
             listeners: Vec::new(),
             bell: None,
             batch: config.batch,
+            want: Want::ONE,
             broken: None,
         })
     }
@@ -133,6 +134,8 @@ pub struct UringDriver {
     listeners: Vec<Listener>,
     bell: Option<OwnedFd>,
     batch: usize,
+    /// How much the next turn waits for.
+    want: Want,
     /// The ring failed between two turns; the next turn says so.
     broken: Option<i32>,
 }
@@ -170,7 +173,7 @@ impl UringDriver {
         if self.broken.is_some() {
             return;
         }
-        if let Err(error) = self.enter(0, None) {
+        if let Err(error) = self.enter(Want::NOTHING, None) {
             self.broken = Some(error.raw_os_error().unwrap_or(libc::EIO));
             return;
         }
@@ -184,11 +187,11 @@ impl UringDriver {
     }
 
     /// The one place that enters the kernel.
-    fn enter(&mut self, want: u32, timeout: Option<Duration>) -> io::Result<()> {
+    fn enter(&mut self, want: Want, timeout: Option<Duration>) -> io::Result<()> {
         self.books.buffers.refill();
         let counters = &mut self.books.counters;
         counters.enters += 1;
-        counters.sleeps += u64::from(want > 0);
+        counters.sleeps += u64::from(want.completions > 0);
         match self.ring.enter(want, timeout)? {
             Entered::Done { submitted } => counters.submitted += u64::from(submitted),
             Entered::TimedOut => counters.timeouts += 1,
@@ -348,6 +351,27 @@ impl Driver for UringDriver {
         self.push_plain(close.tagged(Operation::Close, token));
     }
 
+    fn reset(&mut self, token: Token) {
+        self.books.close_armed(token);
+        let slot = Fixed(token.connection);
+        let length = size_of::<libc::linger>() as u32;
+        let option = (&raw const LINGER_NOT).cast();
+        let linger = opcode::SetSockOpt::new(
+            slot,
+            libc::SOL_SOCKET as u32,
+            libc::SO_LINGER as u32,
+            option,
+            length,
+        )
+        .build()
+        // Hard: an old kernel refuses the option, and the close is due all the same.
+        .flags(Flags::IO_HARDLINK | Flags::SKIP_SUCCESS)
+        .tagged(Operation::Linger, token);
+        let close = opcode::Close::new(slot).build().tagged(Operation::Close, token);
+        // SAFETY: the option lies in a constant of static life.
+        unsafe { self.push((linger, Some(close))) }
+    }
+
     fn shutdown_write(&mut self, token: Token) {
         let entry = opcode::Shutdown::new(Fixed(token.connection), libc::SHUT_WR).build();
         self.push_plain(entry.tagged(Operation::Shutdown, token));
@@ -406,6 +430,11 @@ impl Driver for UringDriver {
         Ok(())
     }
 
+    fn gather(&mut self, completions: u32, within: Duration) {
+        let within = u32::try_from(within.as_micros()).unwrap_or(u32::MAX);
+        self.want = Want { completions: completions.max(1), gather_usec: within };
+    }
+
     fn turn(&mut self, wait: Option<Duration>, out: &mut Vec<Completion>) -> io::Result<()> {
         if let Some(errno) = self.broken {
             return Err(io::Error::from_raw_os_error(errno));
@@ -424,8 +453,10 @@ impl Driver for UringDriver {
             && !self.ring.has_completions()
             && !self.ring.has_backlog();
         if may_wait || self.ring.queued() > 0 || held_back.deferred || held_back.overflown {
-            self.enter(u32::from(may_wait), wait)?;
+            let want = if may_wait { self.want } else { Want::NOTHING };
+            self.enter(want, wait)?;
         }
+        self.want = Want::ONE;
         self.reap(out);
         match self.broken {
             Some(errno) => Err(io::Error::from_raw_os_error(errno)),
@@ -446,6 +477,9 @@ impl Drop for UringDriver {
 
 /// How long a drop waits for cancelled operations. Sockets take microseconds.
 const QUIESCE_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Linger for no time: the close drops what was not sent and resets the connection (socket(7)).
+static LINGER_NOT: libc::linger = libc::linger { l_onoff: 1, l_linger: 0 };
 
 // io_uring.h, IORING_RECVSEND_POLL_FIRST (in `ioprio`).
 const RECVSEND_POLL_FIRST: u16 = 1;

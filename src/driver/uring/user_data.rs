@@ -23,6 +23,8 @@ pub(super) enum Operation {
     /// The close behind a [`Operation::LastSend`].
     LinkedClose,
     Close,
+    /// The socket option before a close that resets; it has a completion only when it failed.
+    Linger,
     Shutdown,
     Cancel,
     CancelAccept,
@@ -30,7 +32,7 @@ pub(super) enum Operation {
     Bell,
 }
 
-const OPERATIONS: [Operation; 12] = [
+const OPERATIONS: [Operation; 13] = [
     Operation::Accept,
     Operation::Recv,
     Operation::RecvInto,
@@ -38,6 +40,7 @@ const OPERATIONS: [Operation; 12] = [
     Operation::LastSend,
     Operation::LinkedClose,
     Operation::Close,
+    Operation::Linger,
     Operation::Shutdown,
     Operation::Cancel,
     Operation::CancelAccept,
@@ -91,7 +94,7 @@ mod tests {
 
     #[test]
     fn foreign_bits_are_refused() {
-        for bits in [0, 1, 13 << 56, u64::MAX] {
+        for bits in [0, 1, 14 << 56, u64::MAX] {
             assert_eq!(Tag::from_bits(bits), None, "{bits:#x}");
         }
     }
