@@ -121,11 +121,15 @@ impl State {
         self.pools[place].is_condemned = true;
         let event_loop = self.index;
         self.report_surely(Report::PoolCondemned { event_loop, pool, why });
-        for (index, generation) in
-            std::mem::take(&mut self.pools[place].owners).into_iter().flatten()
-        {
+        self.answer_for_all(place);
+    }
+
+    /// Answers for every request of a pool whose books are closed: nothing is asked of its slots any
+    /// more.
+    fn answer_for_all(&mut self, place: usize) {
+        let owners = std::mem::take(&mut self.pools[place].owners);
+        for (index, generation) in owners.into_iter().flatten() {
             if self.table[index].generation == generation {
-                // The books of a condemned pool are closed: nothing is asked of its slots any more.
                 self.table[index].ticket = None;
                 self.inflight -= 1;
                 self.answer_for_dead(index);
@@ -136,6 +140,8 @@ impl State {
     /// A condemned pool's new segments.
     fn replace_pool(&mut self, pool: u8, end: LoopEnd) {
         let place = usize::from(pool);
+        // Another loop may have condemned it, while requests still wait in this one's queue.
+        self.answer_for_all(place);
         let incarnation = self.pools[place].incarnation + 1;
         let old = std::mem::replace(&mut self.pools[place], Pool::new(end, incarnation));
         // The kernel may still read the old rings: they are unmapped when nothing is in flight.

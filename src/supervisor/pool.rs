@@ -223,7 +223,13 @@ impl<'a> Pool<'a> {
         let Some(worker) = self.workers.get_mut(&number) else { return Ok(()) };
         if !hello.is_compatible() {
             worker.kill();
-            return Err(foreign_module(&self.recipe, hello));
+            let fault = foreign_module(&self.recipe, hello);
+            if !self.was_ever_ready {
+                return Err(fault);
+            }
+            // Replaced on disk under a running server: those that serve go on.
+            tracing::error!("worker {number}: {fault}; restart the server");
+            return Ok(());
         }
         let generation = self.generations.ceiling;
         if let Some(loops) = loops {
@@ -313,7 +319,20 @@ impl<'a> Pool<'a> {
         };
         tracing::error!("worker {number} (pid {pid}) ended: {what}; the next starts in {wait:?}");
         self.due[worker.place] = Some(Instant::now() + wait);
+        if self.cannot_attach(&worker) {
+            self.condemn("a worker cannot attach to it");
+        }
         Ok(())
+    }
+
+    /// Whether the segments are spoilt where only attaching workers look: this one could not boot with
+    /// what others booted with. While any serves, its requests are worth more than this one's place.
+    fn cannot_attach(&self, worker: &Worker) -> bool {
+        let Phase::Failing(failed) = &worker.phase else { return false };
+        let serves = |worker: &Worker| matches!(worker.phase, Phase::Ready(_));
+        worker.was_announced
+            && failed.exit_code == ExitCode::Worker as i32
+            && !self.workers.values().any(serves)
     }
 
     fn remember(&mut self, worker: &Worker) {
@@ -334,15 +353,14 @@ impl<'a> Pool<'a> {
         loops.command(|_| Command::WorkerDied { pool: POOL, worker: number })
     }
 
-    /// A loop acknowledged a death. Returns whether a condemned pool can be replaced now.
-    pub fn acknowledged(&mut self, event_loop: u16, number: u32) -> bool {
-        let Some(death) = self.deaths.get_mut(&number) else { return false };
+    /// A loop acknowledged a death.
+    pub fn acknowledged(&mut self, event_loop: u16, number: u32) {
+        let Some(death) = self.deaths.get_mut(&number) else { return };
         death.unacknowledged &= !(1u64 << event_loop);
         if death.unacknowledged == 0 {
             self.blocks.give_back(&death.seats);
             self.deaths.remove(&number);
         }
-        self.is_replaceable()
     }
 
     /// A seat stated something impossible: its worker is killed.

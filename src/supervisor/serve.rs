@@ -272,27 +272,24 @@ impl Supervisor<'_> {
             let ended = self.pool.ended(pid, status, Some(&self.loops), is_stopping);
             end = end.and(ended);
         }
-        end?;
-        if self.pool.is_replaceable() { self.replace_memory() } else { Ok(()) }
+        end.and_then(|()| self.replace_memory(course))
     }
 
     /// Takes what loops reported.
     fn fetch_reports(&mut self, course: &mut Course) -> Result<(), Fault> {
         let (pool, access_log) = (&mut self.pool, &mut self.access_log);
         let mut end = Ok(());
-        let mut is_replaceable = false;
         let taken = self.loops.reports(|report| match report {
             Report::Access(record) => log_access(access_log.as_mut(), pool, &record),
             Report::Incident { event_loop, text } => {
                 tracing::warn!("event loop {event_loop}: {text}");
             }
             Report::DeathAcknowledged { event_loop, worker, .. } => {
-                is_replaceable |= pool.acknowledged(event_loop, worker);
+                pool.acknowledged(event_loop, worker);
             }
             Report::KillWorker { seat, why, .. } => pool.kill_seat(seat, why),
             Report::PoolCondemned { event_loop, why, .. } => {
-                let why = format!("event loop {event_loop} read {why}");
-                is_replaceable |= pool.condemn(&why);
+                pool.condemn(&format!("event loop {event_loop} read {why}"));
             }
             Report::Drained { event_loop } => {
                 if let Stage::Draining { loops_left, .. } = &mut course.stage {
@@ -312,10 +309,7 @@ impl Supervisor<'_> {
             let wait = if taken > 0 { FETCH_SOON } else { FETCH_LATER };
             course.fetch_at = Some(Instant::now() + wait);
         }
-        if is_replaceable && course.stage == Stage::Serving {
-            self.replace_memory()?;
-        }
-        end
+        end.and_then(|()| self.replace_memory(course))
     }
 
     fn note_dropped(&self, course: &mut Course) {
@@ -327,8 +321,12 @@ impl Supervisor<'_> {
         }
     }
 
-    /// New segments for a condemned pool; its workers start with them.
-    fn replace_memory(&mut self) -> Result<(), Fault> {
+    /// New segments for a condemned pool whose workers are dead everywhere; others start with them.
+    fn replace_memory(&mut self, course: &Course) -> Result<(), Fault> {
+        let is_stopping = matches!(course.stage, Stage::Stopping { .. } | Stage::Killing);
+        if is_stopping || !self.pool.is_replaceable() {
+            return Ok(());
+        }
         let seats = self.pool.seats();
         let generations = self.pool.generations();
         let (memory, ends) = PoolMemory::create(seats, self.settings, &self.bells, generations)?;

@@ -184,6 +184,10 @@ impl Drop for Server {
         // Gone already is as good.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if std::thread::panicking() {
+            self.log.extend(self.lines.try_iter());
+            println!("log of the server:\n{}", self.log.join("\n"));
+        }
     }
 }
 

@@ -8,6 +8,7 @@
 mod access_log;
 mod binds;
 mod command_line;
+mod faults;
 mod harness;
 mod signals;
 mod workers;
