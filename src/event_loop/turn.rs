@@ -224,6 +224,10 @@ impl<D: Driver> EventLoop<D> {
                 self.driver.recycle(buffer);
             }
             error => match -error {
+                // A cancel that came late for a receive without a buffer: it ended either way.
+                errno::ENOBUFS if self.state.table[index].is_closing() => {
+                    self.state.on_cancelled(index);
+                }
                 errno::ENOBUFS => {
                     self.state.counters.buffers_dry.add(1);
                     self.state.starving.push_back(index);

@@ -12,12 +12,12 @@ fn a_slow_head_is_answered_408() {
     let mut stage = Stage::calm();
     let client = stage.http(b"GET / HTTP/1.1\r\nX-Slow: ");
     stage.settle();
-    for _ in 0..10 {
+    for _ in 0..20 {
         stage.pass(Duration::from_secs(1));
         client.send(b"x");
     }
     assert!(client.received().is_empty());
-    stage.pass(Duration::from_secs(25));
+    stage.pass(Duration::from_secs(15));
     assert_eq!(response(&client.received()).0, 408);
     stage.finish();
 }

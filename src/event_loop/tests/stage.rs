@@ -42,6 +42,9 @@ pub struct Stage {
     pub counters: Arc<LoopCounters>,
     seat: Seat,
     jobs: Vec<Job>,
+    /// Quiet turns after which nothing is on its way: in storms what is late comes later. Each lets
+    /// virtual time pass.
+    quiet_turns_max: u32,
     /// The worker answers nothing while this is set.
     pub is_worker_asleep: bool,
 }
@@ -146,6 +149,7 @@ impl Stage {
             counters,
             seat,
             jobs: Vec::new(),
+            quiet_turns_max: if config.late_turns > 0 { 20 } else { 1 },
             is_worker_asleep: false,
         };
         stage.settle();
@@ -165,8 +169,7 @@ impl Stage {
             self.event_loop.turn().unwrap();
             let worked = self.work();
             quiet_turns = if self.sim.is_quiet() && !worked { quiet_turns + 1 } else { 0 };
-            // A few: what is late comes with a later turn.
-            if quiet_turns > 20 {
+            if quiet_turns > self.quiet_turns_max {
                 return;
             }
         }
