@@ -146,8 +146,8 @@ fn ratchet(sources: &[Source], excused: &[(&str, &str, usize)]) -> Vec<String> {
     found
 }
 
-/// What a paper names and is not there: files in links or, as `src/…`, in backticks, and functions or
-/// types in backticks behind a file, as in `src/lib.rs` (`name`, `name`).
+/// What a paper names and is not there: files in links or, as `src/…`, in backticks, and functions
+/// or types in backticks behind a file, as in `src/lib.rs` (`name`, `name`).
 fn dead_names(root: &Path, paper: &Source) -> Vec<String> {
     let mut found = Vec::new();
     let mut report = |offset: usize, name: &str| {

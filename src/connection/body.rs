@@ -1,12 +1,12 @@
 //! A request body on its way from the socket to the exchange: gathered, spilled, streamed.
 //!
 //! Where it stands in the walk of a request: between the head and the queue (a gathered body), or
-//! beside the running request (a streamed one). Bytes come in as they stood on the wire and lie here
-//! decoded: first in [`Body::memory`], then, beyond the memory bound, in an unlinked spool file that
-//! `event_loop` writes and reads by ring operations. Order: file first, memory behind it.
+//! beside the running request (a streamed one). Bytes come in as they stood on the wire and lie
+//! here decoded: first in [`Body::memory`], then, beyond the memory bound, in an unlinked spool
+//! file that `event_loop` writes and reads by ring operations. Order: file first, memory behind it.
 //!
-//! Invariants: `received` counts decoded bytes only and never decreases; `memory[..consumed]` went on
-//! already; nothing is taken from the wire behind the body's end.
+//! Invariants: `received` counts decoded bytes only and never decreases; `memory[..consumed]` went
+//! on already; nothing is taken from the wire behind the body's end.
 
 use std::fs::File;
 
@@ -92,11 +92,12 @@ impl Body {
         }
     }
 
-    /// Takes what belongs to the body from the front of `wire`; returns how many bytes it took. Less
-    /// than all only when the body is complete: the rest is the next request.
+    /// Takes what belongs to the body from the front of `wire`; returns how many bytes it took.
+    /// Less than all only when the body is complete: the rest is the next request.
     ///
     /// # Errors
-    /// A malformed chunk (RFC 9112 §7.1), or more than `bytes_max` decoded bytes (0 = no bound): 413.
+    /// A malformed chunk (RFC 9112 §7.1), or more than `bytes_max` decoded bytes (0 = no bound):
+    /// 413.
     pub fn take(&mut self, wire: &[u8], bytes_max: u64) -> Result<usize, Rejection> {
         let mut taken = 0;
         while taken < wire.len() && !self.is_complete() {

@@ -5,8 +5,8 @@
 //! where a multishot one would send every connection to the loop that armed first.
 //!
 //! Invariants:
-//! - Accepts are armed only while the loop is open (or draining the backlog) and a number is free: at
-//!   the bound of connections the listener's backlog holds the clients.
+//! - Accepts are armed only while the loop is open (or draining the backlog) and a number is free:
+//!   at the bound of connections the listener's backlog holds the clients.
 //! - Descriptor exhaustion pauses accepting for [`PAUSE`] instead of spinning.
 
 use std::time::Duration;
@@ -27,8 +27,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// How long a drain waits for the backlog to stay dry.
 pub const BACKLOG_QUIET: Duration = Duration::from_millis(200);
 
-/// How long a drain takes from the backlog at most: clients that go on connecting would keep it from
-/// ever running dry. By taste: what waited when the drain began is taken in a few turns.
+/// How long a drain takes from the backlog at most: clients that go on connecting would keep it
+/// from ever running dry. By taste: what waited when the drain began is taken in a few turns.
 pub const BACKLOG_DRAIN_MAX: Duration = Duration::from_secs(1);
 
 /// One listener of the loop.
@@ -66,7 +66,8 @@ impl<D: Driver> EventLoop<D> {
         }
     }
 
-    /// Whether a drain saw no new connection for long enough, or took from the backlog for long enough.
+    /// Whether a drain saw no new connection for long enough, or took from the backlog for long
+    /// enough.
     pub(super) fn is_backlog_dry(&self) -> bool {
         let now_ns = self.state.now_ns;
         let quiet_since = self.last_accept_ns.max(self.drain_began_ns);

@@ -1,11 +1,11 @@
 //! What the loop notes of a request for the access log.
 //!
-//! Where it stands in the walk of a request: the head's parts are copied when the head is complete, the
-//! rest when the request ends; the record then goes up the report channel. Without an access log
-//! nothing here allocates or copies.
+//! Where it stands in the walk of a request: the head's parts are copied when the head is complete,
+//! the rest when the request ends; the record then goes up the report channel. Without an access
+//! log nothing here allocates or copies.
 //!
-//! Invariants: each request that got as far as a head leaves at most one record; a full channel drops
-//! it and counts.
+//! Invariants: each request that got as far as a head leaves at most one record; a full channel
+//! drops it and counts.
 
 use std::time::SystemTime;
 

@@ -6,8 +6,8 @@
 //! Invariants:
 //! - Setting a later deadline only stores it: the link stays where it is and moves when its bucket
 //!   comes round. Only an earlier one relinks, so a keep-alive request touches no bucket.
-//! - A retired connection is unlinked at once: the wheel never holds a number that is free, and never
-//!   grows.
+//! - A retired connection is unlinked at once: the wheel never holds a number that is free, and
+//!   never grows.
 //! - Deadlines are kept to [`TICK_MS`]; none fires early, each at most one tick late.
 
 use std::time::Duration;
@@ -19,7 +19,8 @@ use crate::driver::ConnectionIndex;
 /// Resolution of deadlines, in milliseconds. Chosen by taste: timeouts are seconds.
 pub const TICK_MS: u64 = 100;
 
-/// Buckets of the wheel; a deadline beyond them waits in the last one and is linked again from there.
+/// Buckets of the wheel; a deadline beyond them waits in the last one and is linked again from
+/// there.
 const BUCKETS: u32 = 512;
 
 /// The wheel. Times are nanoseconds of the monotonic clock.
@@ -76,7 +77,8 @@ impl TimerWheel {
         Some(Duration::from_nanos(due_ns.saturating_sub(now_ns)))
     }
 
-    /// Moves on to now and appends the connections whose deadline passed; their deadline is cleared.
+    /// Moves on to now and appends the connections whose deadline passed; their deadline is
+    /// cleared.
     pub fn advance(&mut self, table: &mut Table, now_ns: u64, due: &mut Vec<ConnectionIndex>) {
         let now_tick = self.tick_at(now_ns);
         // After a long sleep with nothing linked each bucket is looked at once at most.

@@ -3,8 +3,8 @@
 //! Where it stands in the walk of a request: third; `runtimes/*/seat` claims it next.
 //!
 //! Invariants:
-//! - A slot is held from here until the reply was sent or given up, never by an idle connection or by a
-//!   body that is still gathered.
+//! - A slot is held from here until the reply was sent or given up, never by an idle connection or
+//!   by a body that is still gathered.
 //! - Nothing is queued that could not be answered: the bound of requests in flight is tested first.
 //! - Seats are woken once a turn, behind all that the turn queued (`mod.rs`).
 
@@ -179,8 +179,8 @@ impl State {
         self.set_waiting_deadline(index);
     }
 
-    /// Whether this connection's peer may state facts about the client (`--forwarded-allow-ips`; Unix
-    /// peers are governed by the socket's mode).
+    /// Whether this connection's peer may state facts about the client (`--forwarded-allow-ips`;
+    /// Unix peers are governed by the socket's mode).
     pub fn is_trusted(&self, index: ConnectionIndex) -> bool {
         match self.table[index].peer {
             None => true,

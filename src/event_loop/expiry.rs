@@ -84,8 +84,8 @@ impl State {
         }
     }
 
-    /// Hears whether the client of a closing connection leaves while it waits. Armed only for requests
-    /// that wait long: a quick one closes behind its send without a cancel.
+    /// Hears whether the client of a closing connection leaves while it waits. Armed only for
+    /// requests that wait long: a quick one closes behind its send without a cancel.
     fn listen_while_waiting(&mut self, index: ConnectionIndex) {
         let connection = &self.table[index];
         if !connection.receiving && !connection.peer_finished && connection.stashed() == 0 {

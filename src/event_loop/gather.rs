@@ -5,8 +5,8 @@
 //!
 //! Invariants:
 //! - A body is received only as far as its memory is accounted for: at the bound of all buffers the
-//!   loop stops reading from that client (its idle timeout still runs) and takes up again when memory
-//!   was given back.
+//!   loop stops reading from that client (its idle timeout still runs) and takes up again when
+//!   memory was given back.
 //! - One spool operation of a connection is in flight, and none is received meanwhile: the file's
 //!   order is the wire's order.
 //! - A streamed body is received one window at a time: the ring's reader holds back the client.

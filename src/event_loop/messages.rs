@@ -5,8 +5,9 @@
 //! watches nothing else.
 //!
 //! Invariants: commands are never dropped (the supervisor waits for room), reports may be: whoever
-//! needs an answer repeats the command. `DeathAcknowledged`, `KillWorker`, `PoolCondemned`, `Drained`
-//! and `Stopped` go through a channel of their own size class and are never dropped by a full log.
+//! needs an answer repeats the command. `DeathAcknowledged`, `KillWorker`, `PoolCondemned`,
+//! `Drained` and `Stopped` go through a channel of their own size class and are never dropped by a
+//! full log.
 
 use std::time::Duration;
 
@@ -49,7 +50,8 @@ pub enum Command {
         /// The loop's end of the new segments.
         end: Box<LoopEnd>,
     },
-    /// Graceful stop: drain the backlog, finish what runs, close what is idle, then report `Drained`.
+    /// Graceful stop: drain the backlog, finish what runs, close what is idle, then report
+    /// `Drained`.
     Drain {
         /// Connections still busy after this long are cut.
         within: Duration,

@@ -3,8 +3,9 @@
 //! Where it stands in the walk of a request: second, behind the accept. Bytes are parsed where the
 //! driver put them and copied only when a request is not whole in them.
 //!
-//! Invariants: what a connection received and did not consume lies in its stash, and while any does no
-//! receive is armed; so a client can make the loop hold one provided buffer's worth beyond a head.
+//! Invariants: what a connection received and did not consume lies in its stash, and while any does
+//! no receive is armed; so a client can make the loop hold one provided buffer's worth beyond a
+//! head.
 
 use super::state::State;
 use crate::connection::{Intent, Phase, Sending};
@@ -134,8 +135,8 @@ impl State {
         input.len()
     }
 
-    /// Keeps an ear on a client whose request is in the exchange: the receive for its next request is
-    /// armed now, and hears if it leaves.
+    /// Keeps an ear on a client whose request is in the exchange: the receive for its next request
+    /// is armed now, and hears if it leaves.
     pub fn watch(&mut self, index: ConnectionIndex) {
         let connection = &self.table[index];
         let is_wanted = connection.phase == Phase::Reply

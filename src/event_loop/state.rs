@@ -1,9 +1,9 @@
 //! Everything an event loop knows, apart from its driver.
 //!
-//! The rooms of the loop (`receive`, `admission`, `gather`, `dispatch`, `reply`, `expiry`, `close`…)
-//! are `impl` blocks of [`State`]: they read completions' facts and decide, and what they decide is
-//! pushed as an [`Intent`]; the driver is touched only afterwards, by `intents.rs` and `accept.rs`.
-//! So received bytes can be parsed in the driver's buffer while the state changes.
+//! The rooms of the loop (`receive`, `admission`, `gather`, `dispatch`, `reply`, `expiry`,
+//! `close`…) are `impl` blocks of [`State`]: they read completions' facts and decide, and what they
+//! decide is pushed as an [`Intent`]; the driver is touched only afterwards, by `intents.rs` and
+//! `accept.rs`. So received bytes can be parsed in the driver's buffer while the state changes.
 //!
 //! Invariants: one thread owns a `State`; nothing in it blocks; every queue in it is bounded by the
 //! connection table.

@@ -1,9 +1,10 @@
 //! What one event loop counts.
 //!
-//! Where it stands in the walk of a request: every room of the loop adds here; the control plane reads.
+//! Where it stands in the walk of a request: every room of the loop adds here; the control plane
+//! reads.
 //!
-//! Invariants: one thread writes a counter, any thread reads it. Relaxed throughout: a counter orders
-//! nothing, a reader wants a recent value and no more.
+//! Invariants: one thread writes a counter, any thread reads it. Relaxed throughout: a counter
+//! orders nothing, a reader wants a recent value and no more.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

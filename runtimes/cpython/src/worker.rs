@@ -49,8 +49,9 @@ struct Shared {
     /// as held by it.
     serving: AtomicBool,
     first_seat: u16,
-    /// Written by the interpreter's signal handler (`signal.set_wakeup_fd`). Here because the native thread
-    /// keeps it open to the process's end: the interpreter may write to it until then.
+    /// Written by the interpreter's signal handler (`signal.set_wakeup_fd`). Here because the
+    /// native thread keeps it open to the process's end: the interpreter may write to it until
+    /// then.
     wakeup: OwnedFd,
     /// Its other end, read by the native thread.
     wakeup_read: OwnedFd,

@@ -1,8 +1,9 @@
 //! What the loop does after a request or a worker is over: freeing, quarantine, death, pages.
 //!
-//! Where it stands in the walk of a request: last. A slot is freed only when its word is DONE, or FREE by
-//! the loop's own swap, or its owner's process is dead, and the kernel has no operation on its memory.
-//! Until then it is quarantined: it counts against its seat, not against the bound on requests.
+//! Where it stands in the walk of a request: last. A slot is freed only when its word is DONE, or
+//! FREE by the loop's own swap, or its owner's process is dead, and the kernel has no operation on
+//! its memory. Until then it is quarantined: it counts against its seat, not against the bound on
+//! requests.
 
 use crate::SlotIndex;
 use crate::claim::{self, Hand, HandState};
@@ -14,14 +15,16 @@ use crate::slots::Use;
 use crate::wake::WorkerSeats;
 
 impl LoopEnd {
-    /// A worker will come: call before its Setup is sent, since it may claim as soon as it has attached.
+    /// A worker will come: call before its Setup is sent, since it may claim as soon as it has
+    /// attached.
     pub fn worker_joined(&mut self, worker: WorkerSeats) {
         self.workers.join(worker);
     }
 
-    /// A worker's process is dead (its pidfd said so). Frees its quarantined slots and appends the slots it
-    /// was running to `owned`: answer 502 or cut the connection, then `release` each. Sweep before, and
-    /// once more afterwards: responses that were whole before the death but not announced are news then.
+    /// A worker's process is dead (its pidfd said so). Frees its quarantined slots and appends the
+    /// slots it was running to `owned`: answer 502 or cut the connection, then `release` each.
+    /// Sweep before, and once more afterwards: responses that were whole before the death but not
+    /// announced are news then.
     ///
     /// # Errors
     /// A claim word is impossible.
@@ -122,7 +125,8 @@ impl LoopEnd {
         let geometry = self.layout.geometry;
         let book = self.slots.book_mut(slot);
         let request = record::body_at(book.record_bytes) as u64 + book.body_written;
-        // What the worker says it wrote is only a hint here: too little keeps pages, too much looks twice.
+        // What the worker says it wrote is only a hint here: too little keeps pages, too much looks
+        // twice.
         book.request_bytes_touched =
             book.request_bytes_touched.max(request.min(geometry.request_ring_bytes.into()));
         book.response_bytes_touched = book
@@ -130,8 +134,8 @@ impl LoopEnd {
             .max(book.response_written.min(geometry.response_ring_bytes.into()));
     }
 
-    /// Gives back all pages but the first of each ring of slots that have been free for 10 s. Call about
-    /// once a second; gives how many rings were emptied.
+    /// Gives back all pages but the first of each ring of slots that have been free for 10 s. Call
+    /// about once a second; gives how many rings were emptied.
     pub fn give_back_pages(&mut self, now_ns: u64) -> u32 {
         let geometry = self.layout.geometry;
         let mut emptied = 0;
@@ -149,8 +153,8 @@ impl LoopEnd {
             if now_ns.saturating_sub(since) < IDLE_PAGES_NS {
                 continue;
             }
-            // A refusal by the kernel costs memory and nothing else; the mark is taken down all the same,
-            // so that it is not asked again every second.
+            // A refusal by the kernel costs memory and nothing else; the mark is taken down all the
+            // same, so that it is not asked again every second.
             if request {
                 let bytes = geometry.request_ring_bytes as usize - PAGE_BYTES;
                 emptied += u32::from(self.down.punch(request_at + PAGE_BYTES, bytes).is_ok());

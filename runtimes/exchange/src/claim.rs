@@ -1,8 +1,8 @@
 //! The claim word of a slot: who has it.
 //!
-//! Where it stands in the walk of a request: the loop queues with it, a seat claims with it, and both
-//! say with it that they are done. One 64-bit atomic {epoch 40 bits, seat 16, state 8}; every change of
-//! hands is one compare-and-swap on it. Who wins decides, who loses does nothing.
+//! Where it stands in the walk of a request: the loop queues with it, a seat claims with it, and
+//! both say with it that they are done. One 64-bit atomic {epoch 40 bits, seat 16, state 8}; every
+//! change of hands is one compare-and-swap on it. Who wins decides, who loses does nothing.
 //!
 //! ```text
 //!          loop: queue                seat: claim               seat: finish
@@ -12,11 +12,11 @@
 //!     └──────────── loop: free (DONE, or the owner's process is dead) ◀───────────┘
 //! ```
 //!
-//! Orderings: the swap to QUEUED releases the record and the slot's reset fields; the claim acquires them.
-//! The swap to DONE releases the response and its outcome; the loop's load acquires them. The swap to FREE
-//! needs no release: only the loop itself looks at a free slot. Epochs count the uses of one slot and wrap
-//! after 2^40 of them; a claim is a compare with the whole word, so an entry that old still claims only
-//! what is queued now.
+//! Orderings: the swap to QUEUED releases the record and the slot's reset fields; the claim
+//! acquires them. The swap to DONE releases the response and its outcome; the loop's load acquires
+//! them. The swap to FREE needs no release: only the loop itself looks at a free slot. Epochs count
+//! the uses of one slot and wrap after 2^40 of them; a claim is a compare with the whole word, so
+//! an entry that old still claims only what is queued now.
 
 use crate::SlotIndex;
 use crate::sync::{AtomicU64, Ordering};
@@ -165,7 +165,8 @@ pub fn finish(word: &AtomicU64, epoch: u64, seat: u16) -> Finish {
     }
 }
 
-/// Loop: a word it has the right to free (DONE, or owned by a dead process) → FREE. Gives the new word.
+/// Loop: a word it has the right to free (DONE, or owned by a dead process) → FREE. Gives the new
+/// word.
 ///
 /// # Errors
 /// The word as found: somebody else wrote it.

@@ -30,7 +30,8 @@ impl DateCache {
         DateCache { second: 0, text: format_date(0) }
     }
 
-    /// The date now. The coarse clock is at most one timer tick late, which a date in seconds bears.
+    /// The date now. The coarse clock is at most one timer tick late, which a date in seconds
+    /// bears.
     #[inline]
     pub fn now(&mut self) -> &[u8; DATE_BYTES] {
         let second = read(libc::CLOCK_REALTIME_COARSE).tv_sec.max(0) as u64;

@@ -1,16 +1,16 @@
 //! What supervisor and worker say to each other on the control socket, and how descriptors travel.
 //!
-//! Not on the walk of a request: this is how a worker comes to its segments and how it is told to stop.
-//! The socket is a Unix `SOCK_SEQPACKET` pair, so a message arrives whole or not at all, and its end of
-//! file means that the other side is gone (which ends a worker).
+//! Not on the walk of a request: this is how a worker comes to its segments and how it is told to
+//! stop. The socket is a Unix `SOCK_SEQPACKET` pair, so a message arrives whole or not at all, and
+//! its end of file means that the other side is gone (which ends a worker).
 //!
 //! Wire format: one kind byte, then the fields in order; integers little-endian, a text as a 32-bit
-//! length and its bytes, a list as a 32-bit count and its items, an optional value as 0 or 1 and the
-//! value. Both ends come from one build (the layout hash in [`Hello`] is compared first), so there is no
-//! negotiation beyond that.
+//! length and its bytes, a list as a 32-bit count and its items, an optional value as 0 or 1 and
+//! the value. Both ends come from one build (the layout hash in [`Hello`] is compared first), so
+//! there is no negotiation beyond that.
 //!
-//! Invariants: every length is bounded and checked before use; a message that does not parse to its last
-//! byte is an error; a descriptor that is received is owned at once and close-on-exec.
+//! Invariants: every length is bounded and checked before use; a message that does not parse to its
+//! last byte is an error; a descriptor that is received is owned at once and close-on-exec.
 
 use std::io;
 use std::mem::{self, MaybeUninit};
@@ -18,11 +18,13 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use crate::geometry::{LAYOUT_HASH, LAYOUT_VERSION, LOOPS_MAX};
 
-/// Longest message in bytes. Below the default `SO_SNDBUF`, so one message always fits an empty socket.
+/// Longest message in bytes. Below the default `SO_SNDBUF`, so one message always fits an empty
+/// socket.
 pub const MESSAGE_BYTES_MAX: usize = 128 * 1024;
 /// Longest traceback that [`Failed`] carries, in bytes; a longer one loses its beginning.
 pub const TEXT_BYTES_MAX: usize = 60 * 1024;
-/// Most descriptors in one message: the seats, then three a loop. The kernel's bound is 253 (SCM_MAX_FD).
+/// Most descriptors in one message: the seats, then three a loop. The kernel's bound is 253
+/// (SCM_MAX_FD).
 pub const DESCRIPTORS_MAX: usize = 1 + 3 * LOOPS_MAX;
 /// The descriptor number of the worker's end.
 pub const WORKER_DESCRIPTOR: RawFd = 3;
@@ -60,8 +62,8 @@ pub struct Failed {
     pub text: String,
 }
 
-/// Everything a worker needs to know; with it come the descriptors: seats, then down, up and bell of
-/// each loop in order.
+/// Everything a worker needs to know; with it come the descriptors: seats, then down, up and bell
+/// of each loop in order.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Setup {
     /// `module:callable` and its kin, as the user gave it.
@@ -240,7 +242,8 @@ impl ControlSocket {
         Ok(ControlSocket { descriptor })
     }
 
-    /// Makes both directions of this end fail with `WouldBlock` / [`Received::Nothing`] instead of waiting.
+    /// Makes both directions of this end fail with `WouldBlock` / [`Received::Nothing`] instead of
+    /// waiting.
     ///
     /// # Errors
     /// As `fcntl(2)`.
@@ -262,8 +265,8 @@ impl ControlSocket {
     /// Sends one message whole, with descriptors.
     ///
     /// # Errors
-    /// [`ControlError::TooLong`] beyond the bounds; `Io` with `WouldBlock` on a full non-blocking socket,
-    /// with `BrokenPipe` when the other side is gone (no SIGPIPE is raised).
+    /// [`ControlError::TooLong`] beyond the bounds; `Io` with `WouldBlock` on a full non-blocking
+    /// socket, with `BrokenPipe` when the other side is gone (no SIGPIPE is raised).
     pub fn send<M: Message>(
         &self,
         message: &M,
@@ -359,7 +362,8 @@ struct Ancillary {
     space: [MaybeUninit<u64>; ANCILLARY_WORDS],
 }
 
-/// `CMSG_SPACE` of the most descriptors is their bytes plus one header, rounded up; 64 bytes cover it.
+/// `CMSG_SPACE` of the most descriptors is their bytes plus one header, rounded up; 64 bytes cover
+/// it.
 const ANCILLARY_WORDS: usize = (DESCRIPTORS_MAX * mem::size_of::<RawFd>() + 64) / 8;
 
 impl Ancillary {
@@ -379,8 +383,8 @@ impl Ancillary {
     fn write(&mut self, header: &mut libc::msghdr, numbers: &[RawFd]) {
         self.attach(header, numbers.len());
         let bytes = mem::size_of_val(numbers);
-        // SAFETY: `attach` gave the header zeroed space for exactly this one control message, so the first
-        // header and its data lie inside it; the source is `numbers`, of the same length.
+        // SAFETY: `attach` gave the header zeroed space for exactly this one control message, so
+        // the first header and its data lie inside it; the source is `numbers`, of the same length.
         unsafe {
             let message = libc::CMSG_FIRSTHDR(header);
             (*message).cmsg_level = libc::SOL_SOCKET;
@@ -397,8 +401,9 @@ impl Ancillary {
     /// Takes ownership of what the kernel put there.
     fn take(&mut self, header: &libc::msghdr) -> Vec<OwnedFd> {
         let mut descriptors = Vec::new();
-        // SAFETY: the kernel filled the space that `header` names and set its length; the CMSG macros stay
-        // inside it. Each number in an SCM_RIGHTS message is a new descriptor that only we know.
+        // SAFETY: the kernel filled the space that `header` names and set its length; the CMSG
+        // macros stay inside it. Each number in an SCM_RIGHTS message is a new descriptor that only
+        // we know.
         unsafe {
             let mut message = libc::CMSG_FIRSTHDR(header);
             while !message.is_null() {

@@ -1,9 +1,9 @@
 //! Knows whether this process is a forked child of the one that attached.
 //!
-//! The application may fork. The segments are not mapped in the child (`MADV_DONTFORK`), so touching them
-//! would kill it; and it holds copies of claims that are its parent's. A handler run by `fork` in the
-//! child raises a flag, and every entry of the worker's end refuses when it is up. `vfork` and
-//! `posix_spawn` run no handlers and need none: their children only exec.
+//! The application may fork. The segments are not mapped in the child (`MADV_DONTFORK`), so
+//! touching them would kill it; and it holds copies of claims that are its parent's. A handler run
+//! by `fork` in the child raises a flag, and every entry of the worker's end refuses when it is up.
+//! `vfork` and `posix_spawn` run no handlers and need none: their children only exec.
 
 use std::io;
 use std::sync::Once;

@@ -12,8 +12,9 @@
 //! | HTTP/1.1 | chunks | Transfer-Encoding: chunked |
 //! | HTTP/1.0, uwsgi | until close | none |
 //!
-//! `Date` and `Server` are added where the application gave none. HTTP/1.1 says `Connection: close` when
-//! the connection will not stay; HTTP/1.0 says `Connection: keep-alive` when it will; uwsgi says neither.
+//! `Date` and `Server` are added where the application gave none. HTTP/1.1 says `Connection: close`
+//! when the connection will not stay; HTTP/1.0 says `Connection: keep-alive` when it will; uwsgi
+//! says neither.
 
 use crate::record::Protocol;
 use crate::statement::{StatedBody, Statement};
@@ -59,8 +60,8 @@ impl std::fmt::Display for HeadError {
 
 impl std::error::Error for HeadError {}
 
-/// Bytes that framing may add to a head: Date 37, Server 18, Content-Length 38, Transfer-Encoding 28,
-/// Connection 24, the final line end 2.
+/// Bytes that framing may add to a head: Date 37, Server 18, Content-Length 38, Transfer-Encoding
+/// 28, Connection 24, the final line end 2.
 pub(crate) const ADDED_BYTES_MAX: usize = 160;
 
 /// Bytes of the ring that a head leaves to the first piece of the body.
@@ -196,8 +197,8 @@ impl StagedHead {
         Ok(())
     }
 
-    /// Decides the framing and completes the head. `stated` is the body's length where the runtime knows
-    /// it; `date` is the value of the Date field.
+    /// Decides the framing and completes the head. `stated` is the body's length where the runtime
+    /// knows it; `date` is the value of the Date field.
     pub fn complete(
         &mut self,
         circumstances: Circumstances,
@@ -382,8 +383,8 @@ fn two_digits(into: &mut [u8], value: u64) {
     into[1] = b'0' + (value % 10) as u8;
 }
 
-/// Year, month from 0 and day from 1 of a day since 1970: counts in 400-year cycles of 146,097 days that
-/// start on 1 March, so that the leap day is the last of its year.
+/// Year, month from 0 and day from 1 of a day since 1970: counts in 400-year cycles of 146,097 days
+/// that start on 1 March, so that the leap day is the last of its year.
 fn civil(days: u64) -> (u64, u64, u64) {
     let shifted = days + 719_468;
     let (cycle, day_of_cycle) = (shifted / 146_097, shifted % 146_097);

@@ -1,7 +1,8 @@
 //! Where everything lies in the segments, and the bounds.
 //!
-//! Not on the walk of a request itself: every part of the exchange computes its addresses from here. Each
-//! segment starts with an [`Identity`] that the other side compares before it touches anything else.
+//! Not on the walk of a request itself: every part of the exchange computes its addresses from
+//! here. Each segment starts with an [`Identity`] that the other side compares before it touches
+//! anything else.
 //!
 //! | down (one a loop and pool) | up (one a loop and pool) | seats (one a pool) |
 //! |---|---|---|
@@ -11,8 +12,8 @@
 //! | `DownSlot` × slots | `UpSlot` × slots | |
 //! | request rings × slots, page aligned | response rings × slots, page aligned | |
 //!
-//! Invariants: every offset is a multiple of its line's alignment; rings start on page borders and are
-//! whole pages, so that all but the first page of each can be given back.
+//! Invariants: every offset is a multiple of its line's alignment; rings start on page borders and
+//! are whole pages, so that all but the first page of each can be given back.
 
 use crate::keys;
 
@@ -30,12 +31,13 @@ pub const PAGE_BYTES: usize = 4096;
 pub const RING_BYTES_MIN: u32 = 2 * PAGE_BYTES as u32;
 /// Largest ring in bytes.
 pub const RING_BYTES_MAX: u32 = 16 << 20;
-/// Queue entries for each slot: dead ones take room too, and a lap must be longer than what is live.
+/// Queue entries for each slot: dead ones take room too, and a lap must be longer than what is
+/// live.
 pub const QUEUE_ENTRIES_PER_SLOT: u32 = 4;
 /// A slot free for this long gives its pages back.
 pub const IDLE_PAGES_NS: u64 = 10_000_000_000;
-/// While a ready queue is not empty its loop sleeps no longer than this, and an entry that has waited this
-/// long is worth waking a second seat of one interpreter.
+/// While a ready queue is not empty its loop sleeps no longer than this, and an entry that has
+/// waited this long is worth waking a second seat of one interpreter.
 pub const WAITED_NS: u64 = 500_000;
 /// A seat looks at the other loops' queues at least every so many requests.
 pub const OTHER_QUEUES_EVERY: u32 = 16;
@@ -51,9 +53,9 @@ pub const KNOWN_VARIABLE_BYTES: usize = 4;
 /// What the server may add to a record of its own (addresses, ids, the request line's parts).
 pub const ADDED_VARIABLE_BYTES: usize = 16 * 1024;
 
-/// The record of the largest legal packet: all of it variables with a one-byte name and an empty value,
-/// five bytes each on the wire (two lengths of two bytes, one byte of name). Longer variables grow by the
-/// same two bytes each, so fewer of them grow less.
+/// The record of the largest legal packet: all of it variables with a one-byte name and an empty
+/// value, five bytes each on the wire (two lengths of two bytes, one byte of name). Longer
+/// variables grow by the same two bytes each, so fewer of them grow less.
 const LARGEST_RECORD: usize =
     RECORD_HEAD_BYTES + HEAD_BYTES_MAX / 5 * (NAMED_VARIABLE_BYTES + 1) + ADDED_VARIABLE_BYTES;
 
@@ -241,8 +243,8 @@ impl Identity {
     }
 }
 
-/// Hash of everything both ends must agree on: sizes, bounds and the known names. Two builds that differ
-/// refuse each other.
+/// Hash of everything both ends must agree on: sizes, bounds and the known names. Two builds that
+/// differ refuse each other.
 pub const LAYOUT_HASH: u64 = {
     let numbers = [
         LAYOUT_VERSION as u64,

@@ -1,12 +1,13 @@
 //! The names of environ variables that both ends know by number.
 //!
 //! Where it stands in the walk of a request: the codec turns a field name into a [`KeyId`] with
-//! [`KeyId::of_field`] (HTTP) or [`KeyId::of_environ`] (uwsgi and its kin), the record carries one byte,
-//! and the runtime finds its interned string at that index. A name that is not here travels in full.
+//! [`KeyId::of_field`] (HTTP) or [`KeyId::of_environ`] (uwsgi and its kin), the record carries one
+//! byte, and the runtime finds its interned string at that index. A name that is not here travels
+//! in full.
 //!
-//! Invariants: ids are dense from 0 and mean the same on both ends, which the layout hash guarantees
-//! (it covers every name). The lookup neither allocates nor depends on the input beyond its length and
-//! bytes. Names are at most [`NAME_BYTES_MAX`] bytes.
+//! Invariants: ids are dense from 0 and mean the same on both ends, which the layout hash
+//! guarantees (it covers every name). The lookup neither allocates nor depends on the input beyond
+//! its length and bytes. Names are at most [`NAME_BYTES_MAX`] bytes.
 
 /// A known environ name: an index below [`KeyId::COUNT`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -216,8 +217,8 @@ impl KeyId {
     }
 
     /// The key of an HTTP field name in any case (`Host` gives `HTTP_HOST`). `Content-Type` and
-    /// `Content-Length` give `CONTENT_TYPE` and `CONTENT_LENGTH` (RFC 3875 §4.1.2, §4.1.3). A name with
-    /// `_` is never known: it must not be taken for the one with `-`.
+    /// `Content-Length` give `CONTENT_TYPE` and `CONTENT_LENGTH` (RFC 3875 §4.1.2, §4.1.3). A name
+    /// with `_` is never known: it must not be taken for the one with `-`.
     #[inline]
     pub fn of_field(name: &[u8]) -> Option<KeyId> {
         if name.is_empty() || name.len() > NAME_BYTES_MAX - PREFIX.len() {
@@ -238,7 +239,8 @@ impl KeyId {
 
 const PREFIX: &[u8] = b"HTTP_";
 
-/// Slots of the lookup table: a power of two, about a quarter full so that a miss probes once or twice.
+/// Slots of the lookup table: a power of two, about a quarter full so that a miss probes once or
+/// twice.
 const TABLE_SLOTS: usize = 512;
 const EMPTY: u8 = NAMED;
 
@@ -276,8 +278,9 @@ fn probe(mut at: usize, same: impl Fn(&[u8]) -> bool) -> Option<KeyId> {
     }
 }
 
-/// Mixes the length and three bytes near the end of the name's canonical form. With `prefix` the name
-/// counts as if `HTTP_` stood before it, so that a field name and its environ form land in one place.
+/// Mixes the length and three bytes near the end of the name's canonical form. With `prefix` the
+/// name counts as if `HTTP_` stood before it, so that a field name and its environ form land in one
+/// place.
 #[inline]
 const fn hash(name: &[u8], prefix: usize) -> usize {
     let total = name.len() + prefix;

@@ -1,18 +1,20 @@
 //! Segments of shared memory: memfds, their seals, and typed views of the mappings.
 //!
-//! Where it stands in the walk of a request: below everything. The creator maps a segment writable and
-//! passes descriptors on; the other side maps what its descriptor allows.
+//! Where it stands in the walk of a request: below everything. The creator maps a segment writable
+//! and passes descriptors on; the other side maps what its descriptor allows.
 //!
-//! Trust, and how it is enforced: the loop's segment (*down*) must not be writable for workers. They get
-//! a descriptor opened read-only, so that neither `mmap`, `mprotect`, `write` nor `fallocate` can change
-//! it. `F_SEAL_FUTURE_WRITE` would say the same, but on Linux it also forbids the loop to punch holes
-//! (`shmem_fallocate` answers EPERM, seen on 6.18), and then memory grown by a burst could never be given
-//! back. It is used where /proc, through which the descriptor is reopened, is missing; holes are then not
-//! punched. Every segment is sealed against shrinking and growing, so that no access can raise SIGBUS.
+//! Trust, and how it is enforced: the loop's segment (*down*) must not be writable for workers.
+//! They get a descriptor opened read-only, so that neither `mmap`, `mprotect`, `write` nor
+//! `fallocate` can change it. `F_SEAL_FUTURE_WRITE` would say the same, but on Linux it also
+//! forbids the loop to punch holes (`shmem_fallocate` answers EPERM, seen on 6.18), and then memory
+//! grown by a burst could never be given back. It is used where /proc, through which the descriptor
+//! is reopened, is missing; holes are then not punched. Every segment is sealed against shrinking
+//! and growing, so that no access can raise SIGBUS.
 //!
-//! Invariants: a mapping lives as long as the value that made it. References are formed only to values
-//! made of atomics ([`Shared`]); everything else is copied through raw pointers. Mappings are not copied
-//! into forked children (`MADV_DONTFORK`) and not written to core files (`MADV_DONTDUMP`).
+//! Invariants: a mapping lives as long as the value that made it. References are formed only to
+//! values made of atomics ([`Shared`]); everything else is copied through raw pointers. Mappings
+//! are not copied into forked children (`MADV_DONTFORK`) and not written to core files
+//! (`MADV_DONTDUMP`).
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -27,8 +29,8 @@ use crate::ring::RingBytes;
 use crate::seat_line::SeatLine;
 use crate::sync::{AtomicU64, Ordering};
 
-/// Values that may lie in memory which other processes write: made of atomics only, valid for every bit
-/// pattern.
+/// Values that may lie in memory which other processes write: made of atomics only, valid for every
+/// bit pattern.
 ///
 /// # Safety
 /// Every byte of the type belongs to an atomic or is padding that nobody reads.
@@ -54,8 +56,8 @@ pub(crate) struct Mapping {
     bytes: usize,
 }
 
-// SAFETY: the mapping is a range of addresses valid in every thread; what is done through it is either
-// atomic or governed by the claim word and the position protocol.
+// SAFETY: the mapping is a range of addresses valid in every thread; what is done through it is
+// either atomic or governed by the claim word and the position protocol.
 unsafe impl Send for Mapping {}
 // SAFETY: as above.
 unsafe impl Sync for Mapping {}
@@ -108,9 +110,10 @@ impl Mapping {
     pub fn slice<T: Shared>(&self, offset: usize, count: usize) -> &[T] {
         let end = count.checked_mul(mem::size_of::<T>()).and_then(|size| offset.checked_add(size));
         assert!(end.is_some_and(|end| end <= self.bytes) && offset.is_multiple_of(align_of::<T>()));
-        // SAFETY: in bounds and aligned (checked above; the base is page-aligned), mapped as long as
-        // `self`, and `Shared` promises that any bit pattern is valid and that writes by others are to
-        // atomics. Read-only mappings are only loaded from: their users are the worker's end.
+        // SAFETY: in bounds and aligned (checked above; the base is page-aligned), mapped as long
+        // as `self`, and `Shared` promises that any bit pattern is valid and that writes by others
+        // are to atomics. Read-only mappings are only loaded from: their users are the worker's
+        // end.
         unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(offset).cast(), count) }
     }
 
@@ -121,8 +124,8 @@ impl Mapping {
     #[inline]
     pub fn ring(&self, offset: usize, bytes: usize) -> RingBytes {
         assert!(bytes > 0 && offset <= self.bytes && bytes <= self.bytes - offset);
-        // SAFETY: in bounds (checked above); users keep the mapping alive beside the ring and write only
-        // to rings of a segment they mapped writable.
+        // SAFETY: in bounds (checked above); users keep the mapping alive beside the ring and write
+        // only to rings of a segment they mapped writable.
         unsafe { RingBytes::new(self.base.as_ptr().add(offset), bytes) }
     }
 
@@ -221,7 +224,8 @@ impl Created {
             return Err(io::Error::from(io::ErrorKind::Unsupported));
         };
         debug_assert!(offset.is_multiple_of(PAGE_BYTES) && bytes.is_multiple_of(PAGE_BYTES));
-        // SAFETY: fallocate on a descriptor we own. The bytes belong to a free slot: nobody reads them.
+        // SAFETY: fallocate on a descriptor we own. The bytes belong to a free slot: nobody reads
+        // them.
         let result = unsafe {
             libc::fallocate(
                 descriptor.as_raw_fd(),
@@ -301,8 +305,9 @@ fn seal(descriptor: &OwnedFd, seals: libc::c_int) -> io::Result<()> {
     Ok(())
 }
 
-/// The same memory through a descriptor that cannot write. The file's mode then keeps an unprivileged
-/// process from opening it for writing by accident, as `/proc/self/fd` would otherwise allow.
+/// The same memory through a descriptor that cannot write. The file's mode then keeps an
+/// unprivileged process from opening it for writing by accident, as `/proc/self/fd` would otherwise
+/// allow.
 fn reopen_read_only(descriptor: &OwnedFd) -> io::Result<OwnedFd> {
     let path = format!("/proc/self/fd/{}", descriptor.as_raw_fd());
     let file = OpenOptions::new().read(true).custom_flags(libc::O_CLOEXEC).open(path)?;

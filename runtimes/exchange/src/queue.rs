@@ -1,19 +1,20 @@
 //! The ready queue of one loop and pool: one producer, many consumers.
 //!
-//! Where it stands in the walk of a request: after the loop wrote the record and swapped the slot to
-//! QUEUED, before a seat owns it. Entries are one 64-bit atomic each, {epoch 40, slot 24}; `head` and
-//! `tail` are 64-bit and never wrap. `tail` and the entries are in the loop's segment, `head` in the
-//! workers'.
+//! Where it stands in the walk of a request: after the loop wrote the record and swapped the slot
+//! to QUEUED, before a seat owns it. Entries are one 64-bit atomic each, {epoch 40, slot 24};
+//! `head` and `tail` are 64-bit and never wrap. `tail` and the entries are in the loop's segment,
+//! `head` in the workers'.
 //!
-//! A consumer reads the entry at `head`, claims its slot, then advances `head` whether it won or not, so
-//! a consumer may stop for ever between any two of these steps: the next one finds the entry dead and
-//! steps over it. A consumer that slept while the ring went once around reads an entry of a later lap;
-//! then its claim is a claim of something that is queued now, and its advance of `head` fails. That is
-//! why the capacity need only exceed what can be in the queue, live and dead.
+//! A consumer reads the entry at `head`, claims its slot, then advances `head` whether it won or
+//! not, so a consumer may stop for ever between any two of these steps: the next one finds the
+//! entry dead and steps over it. A consumer that slept while the ring went once around reads an
+//! entry of a later lap; then its claim is a claim of something that is queued now, and its advance
+//! of `head` fails. That is why the capacity need only exceed what can be in the queue, live and
+//! dead.
 //!
-//! Orderings: the entry is stored before `tail` is released; a consumer acquires `tail` after it acquired
-//! `head`, so `tail` is never behind the `head` it saw. An advance of `head` is a release: whoever sees it
-//! sees a `tail` beyond it.
+//! Orderings: the entry is stored before `tail` is released; a consumer acquires `tail` after it
+//! acquired `head`, so `tail` is never behind the `head` it saw. An advance of `head` is a release:
+//! whoever sees it sees a `tail` beyond it.
 
 use crate::SlotIndex;
 use crate::claim::{self, Hand, HandState, Ticket};
@@ -36,31 +37,32 @@ impl ReadyQueue<'_> {
         &self.entries[position as usize & (self.entries.len() - 1)]
     }
 
-    /// Producer: appends an entry at `tail`, its private count of entries ever pushed. The caller has made
-    /// sure that fewer than a lap are between head and tail.
+    /// Producer: appends an entry at `tail`, its private count of entries ever pushed. The caller
+    /// has made sure that fewer than a lap are between head and tail.
     #[inline]
     pub fn push(&self, tail: u64, ticket: Ticket) {
         self.entry(tail).store(ticket.pack(), Ordering::Relaxed);
         self.tail.store(tail + 1, Ordering::Release);
     }
 
-    /// Consumer: whether there is nothing to take. A `head` beyond `tail` (a worker ran wild) is nothing.
+    /// Consumer: whether there is nothing to take. A `head` beyond `tail` (a worker ran wild) is
+    /// nothing.
     #[inline]
     pub fn is_empty(&self) -> bool {
         let head = self.head.load(Ordering::Acquire);
         head >= self.tail.load(Ordering::Acquire)
     }
 
-    /// Consumer: claims the first entry that can be claimed. `word_of` gives a slot's claim word, `None`
-    /// for a slot that does not exist.
+    /// Consumer: claims the first entry that can be claimed. `word_of` gives a slot's claim word,
+    /// `None` for a slot that does not exist.
     #[inline]
     pub fn take<'w>(
         &self,
         seat: u16,
         word_of: impl Fn(SlotIndex) -> Option<&'w AtomicU64>,
     ) -> Option<Ticket> {
-        // Each turn either moves `head` or finds that another did; the bound only stops a seat whose pool
-        // is being scribbled over.
+        // Each turn either moves `head` or finds that another did; the bound only stops a seat
+        // whose pool is being scribbled over.
         for _ in 0..self.entries.len() {
             let head = self.head.load(Ordering::Acquire);
             if head >= self.tail.load(Ordering::Acquire) {
@@ -83,8 +85,8 @@ impl ReadyQueue<'_> {
         let _ = self.head.compare_exchange(head, head + 1, Ordering::AcqRel, Ordering::Relaxed);
     }
 
-    /// Producer: whether the entry at `head` can still be claimed. Dead ones are stepped over by the
-    /// caller with [`advance`](Self::advance).
+    /// Producer: whether the entry at `head` can still be claimed. Dead ones are stepped over by
+    /// the caller with [`advance`](Self::advance).
     #[inline]
     pub fn is_live<'w>(
         &self,

@@ -1,9 +1,9 @@
 //! The request record: what a worker is told about a request.
 //!
-//! Where it stands in the walk of a request: `event_loop/dispatch.rs` writes it with a [`RecordWriter`]
-//! into a reserved slot; the runtime reads it with [`RecordHead`] and [`Variables`] while it holds the
-//! claim. The loop does not touch a record between the swap to QUEUED and the slot's next use, so the
-//! reader may borrow its bytes.
+//! Where it stands in the walk of a request: `event_loop/dispatch.rs` writes it with a
+//! [`RecordWriter`] into a reserved slot; the runtime reads it with [`RecordHead`] and
+//! [`Variables`] while it holds the claim. The loop does not touch a record between the swap to
+//! QUEUED and the slot's next use, so the reader may borrow its bytes.
 //!
 //! Format, at the start of the request ring, all numbers little-endian:
 //!
@@ -19,9 +19,9 @@
 //! | 24 | 8 | zero |
 //! | 32 | | variables, packed |
 //!
-//! A variable is {key 1, flags 1, value length 2}, for key 255 also {name length 2} and the name, then
-//! the value. The body ring begins at the next multiple of 64 after the record and takes the rest of the
-//! request ring.
+//! A variable is {key 1, flags 1, value length 2}, for key 255 also {name length 2} and the name,
+//! then the value. The body ring begins at the next multiple of 64 after the record and takes the
+//! rest of the request ring.
 
 use crate::geometry::{KNOWN_VARIABLE_BYTES, NAMED_VARIABLE_BYTES, PAGE_BYTES, RECORD_HEAD_BYTES};
 use crate::keys::{self, KeyId};
@@ -39,8 +39,8 @@ pub enum Protocol {
     Uwsgi = 2,
 }
 
-/// The request's method, as far as it is a common one: a hint for runtimes that keep the names interned.
-/// `REQUEST_METHOD` is always among the variables too.
+/// The request's method, as far as it is a common one: a hint for runtimes that keep the names
+/// interned. `REQUEST_METHOD` is always among the variables too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 #[allow(missing_docs)]
@@ -96,7 +96,8 @@ pub struct RecordFlags {
     pub https: bool,
     /// The method is HEAD: no body follows the response's head.
     pub head_method: bool,
-    /// The whole body was received before the request was queued (it may still be larger than the ring).
+    /// The whole body was received before the request was queued (it may still be larger than the
+    /// ring).
     pub body_gathered: bool,
     /// The client wants, and the protocol allows, the connection to stay open after the response.
     pub keep_alive: bool,
@@ -199,8 +200,8 @@ pub(crate) fn body_at(record_bytes: u32) -> usize {
 /// Least bytes that a record leaves to the body.
 pub(crate) const BODY_RING_BYTES_MIN: usize = PAGE_BYTES;
 
-/// The record does not fit the request ring, a name or value is longer than 65,535 bytes, or there are
-/// more than 65,535 variables.
+/// The record does not fit the request ring, a name or value is longer than 65,535 bytes, or there
+/// are more than 65,535 variables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecordTooLarge;
 
@@ -212,8 +213,8 @@ impl std::fmt::Display for RecordTooLarge {
 
 impl std::error::Error for RecordTooLarge {}
 
-/// Writes one request's record into its slot. Dropping it without [`finish`](Self::finish) leaves the
-/// slot reserved and without a record.
+/// Writes one request's record into its slot. Dropping it without [`finish`](Self::finish) leaves
+/// the slot reserved and without a record.
 #[derive(Debug)]
 pub struct RecordWriter<'a> {
     memory: LinearWriter,
@@ -258,8 +259,8 @@ impl<'a> RecordWriter<'a> {
         self.variables += 1;
     }
 
-    /// Adds a variable with any name, already in CGI form (`HTTP_X_SHOP`). A known name travels as its
-    /// number.
+    /// Adds a variable with any name, already in CGI form (`HTTP_X_SHOP`). A known name travels as
+    /// its number.
     #[inline]
     pub fn named(&mut self, name: &[u8], value: &[u8]) {
         self.named_joined(name, std::iter::once(value), b"");

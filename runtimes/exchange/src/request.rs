@@ -1,12 +1,13 @@
 //! A claimed request in the runtime's hands.
 //!
-//! Where it stands in the walk of a request: from `Seat::try_claim` to [`Claim::finish`]. The runtime reads
-//! the record and the body through it and writes the response through its [`ResponseWriter`].
+//! Where it stands in the walk of a request: from `Seat::try_claim` to [`Claim::finish`]. The
+//! runtime reads the record and the body through it and writes the response through its
+//! [`ResponseWriter`].
 //!
-//! Invariants: while a claim is alive the slot's word is OWNED or ABANDONED by this seat, so the loop does
-//! not rewrite the record nor the body bytes that were not consumed: they may be borrowed. Whatever
-//! happens to a claim, it ends in DONE: dropping it unfinished is `finish(Broken)`, and if the process
-//! dies the loop frees the slot.
+//! Invariants: while a claim is alive the slot's word is OWNED or ABANDONED by this seat, so the
+//! loop does not rewrite the record nor the body bytes that were not consumed: they may be
+//! borrowed. Whatever happens to a claim, it ends in DONE: dropping it unfinished is
+//! `finish(Broken)`, and if the process dies the loop frees the slot.
 
 use std::sync::Arc;
 
@@ -85,8 +86,8 @@ impl Held {
     }
 }
 
-/// One claimed request. Dropping it unfinished is `finish(Broken)`. One thread at a time; its waits use
-/// the seat's word, so the seat must not wait for work meanwhile.
+/// One claimed request. Dropping it unfinished is `finish(Broken)`. One thread at a time; its waits
+/// use the seat's word, so the seat must not wait for work meanwhile.
 #[derive(Debug)]
 pub struct Claim {
     writer: ResponseWriter,
@@ -101,8 +102,9 @@ impl Claim {
         let ring = place.view(at).request_ring(ticket.slot);
         let mut bytes = [0; RECORD_HEAD_BYTES];
         ring.copy_out(0, &mut bytes);
-        // The loop writes every record with this build's code; a head it cannot have written would mean
-        // that our own mapping is broken. Then the request is answered as broken, not the worker.
+        // The loop writes every record with this build's code; a head it cannot have written would
+        // mean that our own mapping is broken. Then the request is answered as broken, not the
+        // worker.
         let head = RecordHead::unpack(&bytes, ring.size()).unwrap_or(NO_RECORD);
         let writer = ResponseWriter::new(Held { place, at, ticket }, &head);
         Claim { writer, head, consumed: 0, finished: false }
@@ -129,9 +131,9 @@ impl Claim {
         let ring = held.place.view(held.at).request_ring(held.ticket.slot);
         let bytes = self.head.record_bytes as usize - RECORD_HEAD_BYTES;
         let [(start, length), _] = ring.pieces(RECORD_HEAD_BYTES as u64, bytes);
-        // SAFETY: inside the mapping (keeper: `pieces`), which lives as long as the place that `self`
-        // holds; the loop does not write the record while this claim owns the slot (keeper: claim word),
-        // and the mapping is read-only here.
+        // SAFETY: inside the mapping (keeper: `pieces`), which lives as long as the place that
+        // `self` holds; the loop does not write the record while this claim owns the slot (keeper:
+        // claim word), and the mapping is read-only here.
         let bytes = unsafe { std::slice::from_raw_parts(start.cast_const(), length) };
         Variables::new(bytes, self.head.variables)
     }
@@ -160,8 +162,8 @@ impl Claim {
         BodyRead::Bytes(bytes)
     }
 
-    /// The body bytes that are there and lie in one piece; empty when none are. `read_body` with an empty
-    /// piece tells which of pending, end and broken it is.
+    /// The body bytes that are there and lie in one piece; empty when none are. `read_body` with an
+    /// empty piece tells which of pending, end and broken it is.
     pub fn body_piece(&self) -> &[u8] {
         if is_forked() {
             return &[];
@@ -170,9 +172,9 @@ impl Claim {
         let ring = self.body_ring();
         let bytes = available.min(ring.size() as u64) as usize;
         let [(start, length), _] = ring.pieces(self.consumed, bytes);
-        // SAFETY: inside the mapping (keeper: `pieces`), which lives as long as the place that `self`
-        // holds; these bytes are published and not consumed, so the loop does not write them until
-        // `consume_body`, which needs `&mut self` (keeper: position protocol).
+        // SAFETY: inside the mapping (keeper: `pieces`), which lives as long as the place that
+        // `self` holds; these bytes are published and not consumed, so the loop does not write them
+        // until `consume_body`, which needs `&mut self` (keeper: position protocol).
         unsafe { std::slice::from_raw_parts(start.cast_const(), length) }
     }
 
@@ -203,8 +205,8 @@ impl Claim {
             .body_ring(held.ticket.slot, record::body_at(self.head.record_bytes))
     }
 
-    /// Sleeps until body bytes came, the body ended or the loop gave the request up. Called without the
-    /// GIL.
+    /// Sleeps until body bytes came, the body ended or the loop gave the request up. Called without
+    /// the GIL.
     pub fn wait_for_body(&mut self) -> RequestWake {
         if is_forked() {
             return RequestWake::Cancelled;
@@ -227,9 +229,9 @@ impl Claim {
         is_forked() || self.held().hold().is_abandoned()
     }
 
-    /// Ends the request. `Complete` commits a head without body if that was not done, writes the last
-    /// chunk, and becomes `Broken` if fewer bytes were written than Content-Length says or no head was
-    /// begun. The bell may wait for the seat's next step.
+    /// Ends the request. `Complete` commits a head without body if that was not done, writes the
+    /// last chunk, and becomes `Broken` if fewer bytes were written than Content-Length says or no
+    /// head was begun. The bell may wait for the seat's next step.
     #[inline]
     pub fn finish(mut self, end: ResponseEnd) {
         self.conclude(end);
@@ -249,8 +251,8 @@ impl Claim {
         hold.up.outcome.store(end.pack(), Ordering::Relaxed);
         match claim::finish(&hold.up.word, hold.epoch, hold.number) {
             Finish::Done | Finish::WasAbandoned => held.tell(true),
-            // Another worker scribbled on the word. The loop will see that too; there is no slot of ours
-            // to speak of.
+            // Another worker scribbled on the word. The loop will see that too; there is no slot of
+            // ours to speak of.
             Finish::NotOurs => {}
         }
     }

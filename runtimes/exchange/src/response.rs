@@ -1,14 +1,14 @@
 //! The response writer: frames one response into its ring, for every runtime alike.
 //!
-//! Where it stands in the walk of a request: between the application's `start_response` and pieces, and
-//! the loop, which sends the ring's bytes as they are. What is decided how is in `framing`; here it meets
-//! the ring.
+//! Where it stands in the walk of a request: between the application's `start_response` and pieces,
+//! and the loop, which sends the ring's bytes as they are. What is decided how is in `framing`;
+//! here it meets the ring.
 //!
 //! Invariants:
-//! - The head is committed with the first non-empty piece of the body, in one publication with as much of
-//!   that piece as fits, and with it the statement of what will follow.
-//! - Never a byte beyond Content-Length; a response of fewer is broken. A chunked response keeps room for
-//!   its last chunk at any time, so finishing never waits.
+//! - The head is committed with the first non-empty piece of the body, in one publication with as
+//!   much of that piece as fits, and with it the statement of what will follow.
+//! - Never a byte beyond Content-Length; a response of fewer is broken. A chunked response keeps
+//!   room for its last chunk at any time, so finishing never waits.
 //! - HEAD, 1xx, 204 and 304 swallow the body.
 //! - A request allocates nothing here: the head is staged in a buffer that the seat keeps.
 
@@ -124,7 +124,8 @@ impl ResponseWriter {
         self.staged()?.begin(status)
     }
 
-    /// Adds a field to the head. Content-Length, Date and Server are noted; hop-by-hop fields are refused.
+    /// Adds a field to the head. Content-Length, Date and Server are noted; hop-by-hop fields are
+    /// refused.
     ///
     /// # Errors
     /// See [`HeadError`]; the head is as before the call.
@@ -147,8 +148,9 @@ impl ResponseWriter {
         matches!(self.phase, Phase::Committed { .. })
     }
 
-    /// States the body's length in bytes, where the runtime knows it before the first piece: becomes
-    /// Content-Length if the application gave none. Without effect once the head is committed.
+    /// States the body's length in bytes, where the runtime knows it before the first piece:
+    /// becomes Content-Length if the application gave none. Without effect once the head is
+    /// committed.
     #[inline]
     pub fn state_length(&mut self, total: u64) {
         if !self.is_committed() {
@@ -173,10 +175,10 @@ impl ResponseWriter {
         }
     }
 
-    /// Takes bytes of the body and publishes them; the first non-empty piece commits the head. Gives how
-    /// many were taken: fewer than given means that the ring is full (`wait_for_room`, then again with
-    /// the rest). An empty piece does nothing and gives 0. The loop hears of it by [`flush`](Self::flush),
-    /// by `wait_for_room` and by the end of the request.
+    /// Takes bytes of the body and publishes them; the first non-empty piece commits the head.
+    /// Gives how many were taken: fewer than given means that the ring is full (`wait_for_room`,
+    /// then again with the rest). An empty piece does nothing and gives 0. The loop hears of it by
+    /// [`flush`](Self::flush), by `wait_for_room` and by the end of the request.
     ///
     /// # Errors
     /// See [`WriteError`]. `PastLength` comes after everything up to Content-Length was taken.
@@ -279,8 +281,8 @@ impl ResponseWriter {
         Some(statement)
     }
 
-    /// Publishes what was put since `before`, with the statement if the head is in it. Release: the loop
-    /// acquires `response_written` and then reads the bytes, the statement and the time.
+    /// Publishes what was put since `before`, with the statement if the head is in it. Release: the
+    /// loop acquires `response_written` and then reads the bytes, the statement and the time.
     #[inline]
     fn publish(&mut self, before: u64, statement: Option<Statement>) {
         let hold = self.held.hold();
@@ -294,8 +296,8 @@ impl ResponseWriter {
         }
     }
 
-    /// Tells the loop of everything written so far. The bell is not deferred: the application may take
-    /// long until its next piece.
+    /// Tells the loop of everything written so far. The bell is not deferred: the application may
+    /// take long until its next piece.
     #[inline]
     pub fn flush(&mut self) {
         if !is_forked() && self.written > 0 {
@@ -303,8 +305,8 @@ impl ResponseWriter {
         }
     }
 
-    /// Flushes, then sleeps until at least half of the ring is free or the loop gave the request up.
-    /// Called without the GIL.
+    /// Flushes, then sleeps until at least half of the ring is free or the loop gave the request
+    /// up. Called without the GIL.
     pub fn wait_for_room(&mut self) -> RequestWake {
         if is_forked() {
             return RequestWake::Cancelled;
@@ -324,8 +326,9 @@ impl ResponseWriter {
         }
         let before = self.written;
         if !self.is_committed() {
-            // No piece came. A body that was promised and is missing must not get a head that promises it
-            // still: nothing was sent yet, so the loop can answer with an error of its own.
+            // No piece came. A body that was promised and is missing must not get a head that
+            // promises it still: nothing was sent yet, so the loop can answer with an error of its
+            // own.
             let missing = self.remaining().is_some_and(|bytes| bytes > 0);
             if missing && !self.is_without_body() {
                 return ResponseEnd::Broken;

@@ -1,24 +1,24 @@
 //! A byte ring of one writer and one reader, by positions.
 //!
-//! Where it stands in the walk of a request: the request body flows down through one, the response up
-//! through another. Positions are 64-bit and count from the start of the request; the ring index is
-//! `position % size`, so a new request starts at offset 0 and a small one touches one page.
+//! Where it stands in the walk of a request: the request body flows down through one, the response
+//! up through another. Positions are 64-bit and count from the start of the request; the ring index
+//! is `position % size`, so a new request starts at offset 0 and a small one touches one page.
 //!
-//! `written` belongs to the writer, `consumed` to the reader; each keeps its own count privately and only
-//! publishes it. What the other side published is checked before it is used: a count that runs backwards
-//! or apart by more than the ring is impossible.
+//! `written` belongs to the writer, `consumed` to the reader; each keeps its own count privately
+//! and only publishes it. What the other side published is checked before it is used: a count that
+//! runs backwards or apart by more than the ring is impossible.
 //!
-//! Orderings: bytes are copied in, then `written` is released; the reader acquires it and then copies. The
-//! reader releases `consumed` after it copied out; the writer acquires it before it writes there again.
-//! Bytes are never read and written at one time, so they need not be atomic; they are copied, never
-//! borrowed, where the other side could break that.
+//! Orderings: bytes are copied in, then `written` is released; the reader acquires it and then
+//! copies. The reader releases `consumed` after it copied out; the writer acquires it before it
+//! writes there again. Bytes are never read and written at one time, so they need not be atomic;
+//! they are copied, never borrowed, where the other side could break that.
 
 use crate::sync::{AtomicU64, Ordering};
 
 pub use memory::RingBytes;
 
-/// Bytes that may be written now: `size - (written - consumed)`. `None`: `consumed` is impossible, it lies
-/// beyond `written`, behind what was seen before, or further back than the ring is long.
+/// Bytes that may be written now: `size - (written - consumed)`. `None`: `consumed` is impossible,
+/// it lies beyond `written`, behind what was seen before, or further back than the ring is long.
 #[inline]
 pub fn room(size: usize, written: u64, consumed: u64, seen: u64) -> Option<usize> {
     if consumed < seen || consumed > written {
@@ -28,8 +28,8 @@ pub fn room(size: usize, written: u64, consumed: u64, seen: u64) -> Option<usize
     (size as u64).checked_sub(written - consumed).map(|room| room as usize)
 }
 
-/// Bytes that may be read now: `written - consumed`. `None`: `written` is impossible, it lies behind what
-/// was seen before or further than the ring is long.
+/// Bytes that may be read now: `written - consumed`. `None`: `written` is impossible, it lies
+/// behind what was seen before or further than the ring is long.
 #[inline]
 pub fn available(size: usize, written: u64, consumed: u64, seen: u64) -> Option<usize> {
     if written < seen {
@@ -41,8 +41,8 @@ pub fn available(size: usize, written: u64, consumed: u64, seen: u64) -> Option<
     }
 }
 
-/// Whether a writer that waits for room is worth waking: at least half of the ring is free. The sleeper's
-/// own last look asks the same, or a wake between the two would be lost.
+/// Whether a writer that waits for room is worth waking: at least half of the ring is free. The
+/// sleeper's own last look asks the same, or a wake between the two would be lost.
 #[inline]
 pub fn is_roomy(size: usize, written: u64, consumed: u64) -> bool {
     written.wrapping_sub(consumed) <= (size / 2) as u64
@@ -79,8 +79,8 @@ mod memory {
 
     impl RingBytes {
         /// # Safety
-        /// `start` begins `size` mapped bytes that stay mapped while the value is used; they are writable
-        /// if `copy_in` is used. `size` is not 0.
+        /// `start` begins `size` mapped bytes that stay mapped while the value is used; they are
+        /// writable if `copy_in` is used. `size` is not 0.
         #[inline]
         pub unsafe fn new(start: *mut u8, size: usize) -> RingBytes {
             RingBytes { start, size }
@@ -105,8 +105,8 @@ mod memory {
             [(unsafe { self.start.add(at) }, first), (self.start, length - first)]
         }
 
-        /// Copies `bytes` in at `position`. The caller has made sure that they fit beside what the reader
-        /// may still read.
+        /// Copies `bytes` in at `position`. The caller has made sure that they fit beside what the
+        /// reader may still read.
         ///
         /// # Panics
         /// When `bytes` is longer than the ring.
@@ -114,9 +114,9 @@ mod memory {
         pub fn copy_in(&self, position: u64, bytes: &[u8]) {
             let [(first, first_length), (second, second_length)] =
                 self.pieces(position, bytes.len());
-            // SAFETY: both pieces lie inside the mapping (keeper: `pieces`), are ours to write until
-            // `written` is published (keeper: the position protocol), and `bytes` is process memory,
-            // which never overlaps the mapping.
+            // SAFETY: both pieces lie inside the mapping (keeper: `pieces`), are ours to write
+            // until `written` is published (keeper: the position protocol), and `bytes` is process
+            // memory, which never overlaps the mapping.
             unsafe {
                 ptr::copy_nonoverlapping(bytes.as_ptr(), first, first_length);
                 if second_length > 0 {
@@ -152,8 +152,8 @@ mod memory {
         }
     }
 
-    /// Fills a ring's memory from its start on, once: for the record. What does not fit is not written
-    /// and remembered.
+    /// Fills a ring's memory from its start on, once: for the record. What does not fit is not
+    /// written and remembered.
     #[derive(Debug)]
     pub struct LinearWriter {
         ring: RingBytes,
@@ -191,8 +191,8 @@ mod memory {
                 self.overflowed = true;
                 return;
             }
-            // SAFETY: `at + len <= size` (just checked), the memory is writable and ours alone while the
-            // slot is reserved (keeper: the loop's books), and `bytes` is process memory.
+            // SAFETY: `at + len <= size` (just checked), the memory is writable and ours alone
+            // while the slot is reserved (keeper: the loop's books), and `bytes` is process memory.
             unsafe {
                 ptr::copy_nonoverlapping(bytes.as_ptr(), self.ring.start.add(self.at), bytes.len());
             }

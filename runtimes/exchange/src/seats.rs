@@ -1,7 +1,8 @@
-//! The seats segment of a pool: made by the supervisor, shared by all loops of the pool, mapped by its
-//! workers.
+//! The seats segment of a pool: made by the supervisor, shared by all loops of the pool, mapped by
+//! its workers.
 //!
-//! Where it stands in the walk of a request: a loop wakes a seat through it; see `seat_line` for how.
+//! Where it stands in the walk of a request: a loop wakes a seat through it; see `seat_line` for
+//! how.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -10,8 +11,8 @@ use crate::geometry::{Geometry, Identity, SEATS_MAX, Segment, seats_bytes};
 use crate::memory::Created;
 use crate::segments::SeatsView;
 
-/// A pool's seats. Seat numbers count from 0; one is reused only after every loop acknowledged the death
-/// of the worker that had it.
+/// A pool's seats. Seat numbers count from 0; one is reused only after every loop acknowledged the
+/// death of the worker that had it.
 #[derive(Debug)]
 pub struct SeatTable {
     segment: Created,
@@ -22,7 +23,8 @@ impl SeatTable {
     /// Makes the segment for `seats` seats: enough for two generations of workers.
     ///
     /// # Errors
-    /// `InvalidInput` when `seats` is 0 or beyond [`SEATS_MAX`]; else as `memfd_create` and its kin.
+    /// `InvalidInput` when `seats` is 0 or beyond [`SEATS_MAX`]; else as `memfd_create` and its
+    /// kin.
     pub fn create(seats: u32) -> io::Result<SeatTable> {
         if seats == 0 || seats as usize > SEATS_MAX {
             return Err(io::Error::new(

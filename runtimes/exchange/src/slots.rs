@@ -1,8 +1,8 @@
 //! The loop's private books: what it knows of each slot without asking anyone.
 //!
-//! Where it stands in the walk of a request: behind every call of the loop's end. Free list, epochs,
-//! states, positions and operations in flight live here, in the loop's own memory, and are never read
-//! back from a segment. What a worker wrote is compared with these books.
+//! Where it stands in the walk of a request: behind every call of the loop's end. Free list,
+//! epochs, states, positions and operations in flight live here, in the loop's own memory, and are
+//! never read back from a segment. What a worker wrote is compared with these books.
 
 use crate::SlotIndex;
 use crate::claim::{EPOCH_MASK, Hand, HandState};

@@ -1,15 +1,17 @@
 //! What a worker states with the first bytes of a response, and how a response ends.
 //!
-//! Where it stands in the walk of a request: written by the `ResponseWriter` in one publication with the
-//! head, copied once by the loop, which then sends no byte beyond it and keeps the connection only if
-//! exactly that went out. Two words of the slot's line; zero means that nothing was stated yet.
+//! Where it stands in the walk of a request: written by the `ResponseWriter` in one publication
+//! with the head, copied once by the loop, which then sends no byte beyond it and keeps the
+//! connection only if exactly that went out. Two words of the slot's line; zero means that nothing
+//! was stated yet.
 
 /// How a response ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResponseEnd {
     /// Whole.
     Complete,
-    /// Cut: what went out must not look whole (close without final chunk), or nothing was said at all.
+    /// Cut: what went out must not look whole (close without final chunk), or nothing was said at
+    /// all.
     Broken,
 }
 
@@ -80,8 +82,8 @@ impl Statement {
         (word, length)
     }
 
-    /// Reads copies of the two words. `None`: no statement that a correct worker writes into a ring of
-    /// this size.
+    /// Reads copies of the two words. `None`: no statement that a correct worker writes into a ring
+    /// of this size.
     #[inline]
     pub(crate) fn unpack(word: u64, length: u64, ring_bytes: usize) -> Option<Statement> {
         let flags = word & !(PRESENT | KEEP_ALIVE | 0x00ff_ffff_ffff_ffff);
@@ -109,7 +111,8 @@ impl Statement {
         statement.wire_bytes_max().map(|_| statement)
     }
 
-    /// Bytes that may go out at most: exactly that many where the body has a length. `None`: overflow.
+    /// Bytes that may go out at most: exactly that many where the body has a length. `None`:
+    /// overflow.
     #[inline]
     pub(crate) fn wire_bytes_max(self) -> Option<u64> {
         match self.body {

@@ -1,12 +1,13 @@
 //! Whom the loop wakes.
 //!
-//! Where it stands in the walk of a request: after `enqueue`, before a seat claims. The rule: the seat
-//! paired with this loop's core, else any sleeping seat, else nobody (a busy seat pulls next by itself).
-//! Under one interpreter lock a second thread of a worker whose first one runs would only make the two
-//! fight for the lock, so it is woken only when the queue's head has waited for 500 µs.
+//! Where it stands in the walk of a request: after `enqueue`, before a seat claims. The rule: the
+//! seat paired with this loop's core, else any sleeping seat, else nobody (a busy seat pulls next
+//! by itself). Under one interpreter lock a second thread of a worker whose first one runs would
+//! only make the two fight for the lock, so it is woken only when the queue's head has waited for
+//! 500 µs.
 //!
-//! A seat counts as running while it is neither idle nor waiting within a request: the books here know
-//! the workers' seats, the idle bitmap and the seats' words know who sleeps.
+//! A seat counts as running while it is neither idle nor waiting within a request: the books here
+//! know the workers' seats, the idle bitmap and the seats' words know who sleeps.
 
 use std::ops::Range;
 
@@ -118,8 +119,8 @@ impl Workers {
             .find_map(|worker| self.notify(worker, seats))
     }
 
-    /// Wakes one idle seat of a worker: the one with this loop's number if it is paired (threads of an
-    /// interpreter without one lock are paired seat by seat), else the first.
+    /// Wakes one idle seat of a worker: the one with this loop's number if it is paired (threads of
+    /// an interpreter without one lock are paired seat by seat), else the first.
     fn notify(&self, worker: &WorkerSeats, seats: SeatsView<'_>) -> Option<u32> {
         let own = worker.seats.start.saturating_add(self.loop_index);
         let first = (worker.paired && worker.seats.contains(&own)).then_some(own);
@@ -142,11 +143,12 @@ fn is_at_rest(worker: &WorkerSeats, seats: SeatsView<'_>) -> bool {
 }
 
 impl LoopEnd {
-    /// Wakes one seat for work that was queued before the call, by the rule above. True: one was woken.
+    /// Wakes one seat for work that was queued before the call, by the rule above. True: one was
+    /// woken.
     #[inline]
     pub fn wake_one(&mut self, wake: Wake) -> bool {
-        // Between the entry's publication and the look at who sleeps; a seat that goes to sleep has a fence
-        // between the same two.
+        // Between the entry's publication and the look at who sleeps; a seat that goes to sleep has
+        // a fence between the same two.
         fence(Ordering::SeqCst);
         let LoopEnd { workers, seats, .. } = self;
         workers.wake_one(seats.view(), wake)

@@ -244,8 +244,8 @@ impl Job {
         Job { claim, path, body: Vec::new(), is_broken: false, reply: None, written: 0 }
     }
 
-    /// `/echo`: the body. `/big/N`: N bytes. `/cut/N`: states N bytes, sends N/2. `/until-close`: no
-    /// length. Anything else: what the worker saw of the request.
+    /// `/echo`: the body. `/big/N`: N bytes. `/cut/N`: states N bytes, sends N/2. `/until-close`:
+    /// no length. Anything else: what the worker saw of the request.
     fn step(&mut self) -> Step {
         if self.reply.is_none() {
             let mut piece = [0; 4096];

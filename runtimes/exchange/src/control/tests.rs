@@ -1,4 +1,5 @@
-//! Messages come back as they went, cut ones are refused, descriptors travel and nothing leaks on errors.
+//! Messages come back as they went, cut ones are refused, descriptors travel and nothing leaks on
+//! errors.
 
 use std::io::{Read, Seek, Write};
 

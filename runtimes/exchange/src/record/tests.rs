@@ -1,5 +1,5 @@
-//! Records come back as they were written; limits at, below and above. Pure: `cargo miri test record` can
-//! run it.
+//! Records come back as they were written; limits at, below and above. Pure: `cargo miri test
+//! record` can run it.
 #![allow(unsafe_code)]
 
 use super::*;

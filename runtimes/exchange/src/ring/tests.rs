@@ -1,4 +1,5 @@
-//! Arithmetic at its bounds and copies around the ring's end. Pure: `cargo miri test ring` can run it.
+//! Arithmetic at its bounds and copies around the ring's end. Pure: `cargo miri test ring` can run
+//! it.
 #![allow(unsafe_code)]
 
 use super::*;

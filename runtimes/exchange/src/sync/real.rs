@@ -1,6 +1,7 @@
 //! Futex and bell of production: thin over the system calls.
 //!
-//! The futex is the shared kind (no `FUTEX_PRIVATE_FLAG`): waker and sleeper are different processes.
+//! The futex is the shared kind (no `FUTEX_PRIVATE_FLAG`): waker and sleeper are different
+//! processes.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -35,8 +36,8 @@ impl FutexWord {
             tv_nsec: timeout.subsec_nanos().into(),
         });
         let time_pointer = time.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
-        // SAFETY: the word is alive as long as `self`, the time as long as this frame; the kernel only
-        // reads both.
+        // SAFETY: the word is alive as long as `self`, the time as long as this frame; the kernel
+        // only reads both.
         let result = unsafe {
             libc::syscall(
                 libc::SYS_futex,
@@ -52,17 +53,17 @@ impl FutexWord {
         match io::Error::last_os_error().raw_os_error() {
             Some(libc::EINTR) => FutexWake::Signal,
             Some(libc::ETIMEDOUT) => FutexWake::TimedOut,
-            // EAGAIN: the word had changed. Nothing else is possible for an aligned, mapped word, and the
-            // caller looks at its conditions again in any case.
+            // EAGAIN: the word had changed. Nothing else is possible for an aligned, mapped word,
+            // and the caller looks at its conditions again in any case.
             _ => FutexWake::Woken,
         }
     }
 
     /// Wakes the sleeper, if there is one.
     pub fn wake(&self) {
-        // SAFETY: the word is alive as long as `self`; waking touches no memory of ours. A result below
-        // zero is impossible for a mapped word; zero means that the sleeper was not there yet, and then
-        // its own wait sees the changed word.
+        // SAFETY: the word is alive as long as `self`; waking touches no memory of ours. A result
+        // below zero is impossible for a mapped word; zero means that the sleeper was not there
+        // yet, and then its own wait sees the changed word.
         unsafe { libc::syscall(libc::SYS_futex, self.word.as_ptr(), libc::FUTEX_WAKE, 1) };
     }
 
@@ -72,8 +73,8 @@ impl FutexWord {
     }
 }
 
-/// The eventfd of a loop. Never read in the course of things: each write is one completion of the loop's
-/// poll.
+/// The eventfd of a loop. Never read in the course of things: each write is one completion of the
+/// loop's poll.
 #[derive(Debug)]
 pub struct Bell {
     descriptor: OwnedFd,
@@ -108,8 +109,8 @@ impl Bell {
 
     fn empty(&self) {
         let mut counter = [0u8; 8];
-        // SAFETY: reads eight bytes into `counter` from a descriptor we own. A failure only means that
-        // somebody else emptied it first.
+        // SAFETY: reads eight bytes into `counter` from a descriptor we own. A failure only means
+        // that somebody else emptied it first.
         unsafe {
             libc::read(self.descriptor.as_raw_fd(), counter.as_mut_ptr().cast(), counter.len())
         };

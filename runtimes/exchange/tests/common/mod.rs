@@ -1,4 +1,5 @@
-//! What the boundary tests share: a pool in one process, and requests that carry a number through it.
+//! What the boundary tests share: a pool in one process, and requests that carry a number through
+//! it.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -110,7 +111,8 @@ pub fn path_of(claim: &Claim) -> String {
 pub fn take_unsent(end: &mut LoopEnd, slot: SlotIndex) -> Vec<u8> {
     let mut bytes = Vec::new();
     for RawPiece { pointer, length } in end.unsent(slot) {
-        // SAFETY: the pieces lie in the loop's mapping and were published; the slot is not released.
+        // SAFETY: the pieces lie in the loop's mapping and were published; the slot is not
+        // released.
         bytes.extend_from_slice(unsafe { std::slice::from_raw_parts(pointer, length) });
     }
     end.sent(slot, bytes.len());
