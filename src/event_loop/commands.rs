@@ -52,7 +52,8 @@ impl<D: Driver> EventLoop<D> {
         }
     }
 
-    /// Goes on with a drain: the backlog first, then what is idle, then what is still busy at the end.
+    /// Goes on with a drain: the backlog first, then what is idle, then what is still busy at the
+    /// end.
     pub(super) fn step_drain(&mut self) {
         if self.state.mode != Mode::Draining || !self.is_backlog_dry() {
             return;
@@ -111,8 +112,8 @@ impl State {
         self.report_surely(Report::DeathAcknowledged { event_loop, pool, worker });
     }
 
-    /// The pool's shared words cannot be true: its requests are answered for, and nothing more is asked
-    /// of it until the supervisor replaced its segments.
+    /// The pool's shared words cannot be true: its requests are answered for, and nothing more is
+    /// asked of it until the supervisor replaced its segments.
     pub fn condemn(&mut self, pool: u8, why: &'static str) {
         let place = usize::from(pool);
         if self.pools[place].is_condemned {
@@ -124,8 +125,8 @@ impl State {
         self.answer_for_all(place);
     }
 
-    /// Answers for every request of a pool whose books are closed: nothing is asked of its slots any
-    /// more.
+    /// Answers for every request of a pool whose books are closed: nothing is asked of its slots
+    /// any more.
     fn answer_for_all(&mut self, place: usize) {
         let owners = std::mem::take(&mut self.pools[place].owners);
         for (index, generation) in owners.into_iter().flatten() {

@@ -325,8 +325,9 @@ impl<'a> Pool<'a> {
         Ok(())
     }
 
-    /// Whether the segments are spoilt where only attaching workers look: this one could not boot with
-    /// what others booted with. While any serves, its requests are worth more than this one's place.
+    /// Whether the segments are spoilt where only attaching workers look: this one could not boot
+    /// with what others booted with. While any serves, its requests are worth more than this one's
+    /// place.
     fn cannot_attach(&self, worker: &Worker) -> bool {
         let Phase::Failing(failed) = &worker.phase else { return false };
         let serves = |worker: &Worker| matches!(worker.phase, Phase::Ready(_));

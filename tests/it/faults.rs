@@ -35,8 +35,8 @@ fn a_kernel_that_refuses_io_uring_is_code_5() {
     assert_fails(&command.output().unwrap(), 5, "io_uring", "seccomp");
 }
 
-/// `/scribble` writes noise over every shared mapping that the worker may write, again and again, then
-/// answers.
+/// `/scribble` writes noise over every shared mapping that the worker may write, again and again,
+/// then answers.
 const WILD: &str = r#"
 import os, random
 def application(environ, start_response):

@@ -4,6 +4,7 @@
 //! a worker need the native module in `target/runtime` (`make python-module` puts it there).
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
+#![allow(clippy::print_stdout, reason = "a failed test shows the server's log")]
 
 mod access_log;
 mod binds;
