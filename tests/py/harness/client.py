@@ -79,7 +79,8 @@ class Client:
     def __init__(self, address, timeout=10.0, receive_buffer=None):
         self.address = address
         self.sock = address.connect(timeout, receive_buffer)
-        self.buffer = b""
+        # A bytearray gives up its front cheaply; slices of bytes would make many chunks quadratic.
+        self.buffer = bytearray()
 
     def __enter__(self):
         return self
@@ -162,8 +163,7 @@ class Client:
 
     def read_to_end(self):
         """Everything until the connection ends; a reset ends it too."""
-        data = self.buffer
-        self.buffer = b""
+        data = self._take(len(self.buffer))
         try:
             while piece := self.sock.recv(65536):
                 data += piece
@@ -173,16 +173,14 @@ class Client:
 
     def read_exactly(self, count):
         while len(self.buffer) < count:
-            self._more(Truncated(f"wanted {count} bytes", partial=self.buffer))
-        data, self.buffer = self.buffer[:count], self.buffer[count:]
-        return data
+            self._more(Truncated(f"wanted {count} bytes", partial=bytes(self.buffer)))
+        return self._take(count)
 
     def read_some(self, most):
         """At least one byte and at most `most`."""
         if not self.buffer:
             self._more(Truncated("wanted more of the body"))
-        data, self.buffer = self.buffer[:most], self.buffer[most:]
-        return data
+        return self._take(most)
 
     def reset(self):
         """Ends the connection by a reset where the socket knows one (TCP), else by closing."""
@@ -190,6 +188,12 @@ class Client:
             linger = struct.pack("ii", 1, 0)
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         self.sock.close()
+
+    def _take(self, count):
+        """Takes at most `count` bytes from the front of the buffer."""
+        data = bytes(self.buffer[:count])
+        del self.buffer[:count]
+        return data
 
     def _more(self, truncated):
         try:
@@ -200,10 +204,10 @@ class Client:
             raise truncated
         self.buffer += piece
 
-    def _line(self, truncated=None):
+    def _line(self):
         while b"\n" not in self.buffer:
-            self._more(truncated or Truncated("no whole line", partial=self.buffer))
-        line, self.buffer = self.buffer.split(b"\n", 1)
+            self._more(Truncated("no whole line", partial=bytes(self.buffer)))
+        line = self._take(self.buffer.index(b"\n") + 1)[:-1]
         if not line.endswith(b"\r") or b"\r" in line[:-1]:
             raise BadAnswer(f"a line does not end in CRLF only: {line!r}")
         return line[:-1]
@@ -232,8 +236,7 @@ class Client:
             response.body = self._until_close(response)
 
     def _length(self, response, length):
-        pieces = [self.buffer[:length]]
-        self.buffer = self.buffer[length:]
+        pieces = [self._take(length)]
         missing = length - len(pieces[0])
         while missing:
             try:
@@ -247,8 +250,7 @@ class Client:
         response.body = b"".join(pieces)
 
     def _until_close(self, response):
-        pieces = [self.buffer]
-        self.buffer = b""
+        pieces = [self._take(len(self.buffer))]
         while True:
             try:
                 piece = self.sock.recv(262144)
@@ -261,7 +263,10 @@ class Client:
     def _chunks(self, response):
         pieces = []
         while True:
-            line = self._line(Truncated("no next chunk", response, b"".join(pieces)))
+            try:
+                line = self._line()
+            except Truncated:
+                raise Truncated("no next chunk", response, b"".join(pieces)) from None
             if not re.fullmatch(rb"[0-9a-fA-F]{1,16}", line):
                 raise BadAnswer(f"chunk size {line!r}")
             size = int(line, 16)
