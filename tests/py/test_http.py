@@ -334,10 +334,27 @@ def test_body_timeout(hurried, framing):
         ends_between(client, 0.3, 3, 408)
 
 
-def test_slow_but_steady_client_is_served(hurried):
+def test_slow_but_steady_body_is_served(hurried):
     with hurried.connect() as client:
-        client.drip(encode_request("POST", "/upload?token=x", (), b"b" * 20), 10, 0.12)
+        client.send(encode_request("POST", "/upload?token=x", [("Content-Length", "20")]))
+        client.drip(b"b" * 20, 10, 0.12)
         assert json.loads(client.response().text)["size"] == 20
+
+
+def test_slowloris_is_cut(hurried):
+    """A head that comes byte by byte, each in time, does not hold its connection for long."""
+    started = time.monotonic()
+    with hurried.connect() as client:
+        for byte in encode_request("GET", "/hello?x", [("X-Slow", "s" * 200)]):
+            try:
+                client.send(bytes([byte]))
+            except ConnectionError:
+                break
+            if not client.is_silent(0.1):
+                break
+        rest = client.read_to_end()
+        assert rest == b"" or rest.startswith(b"HTTP/1.1 408 ")
+        assert time.monotonic() - started < 5
 
 
 def test_keep_alive_timeout(hurried):
