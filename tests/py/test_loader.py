@@ -344,6 +344,12 @@ def test_report_names_the_request_and_shows_the_traceback(capsys):
     assert "Traceback (most recent call last)" in told and "RuntimeError: no luck" in told
 
 
+def test_report_stays_on_its_line(capsys):
+    errors.report("it failed", "id", "GET", "/a\nringhorn: forged\x1b[0m", None)
+    told = capsys.readouterr().err
+    assert told == "ringhorn: it failed (request id: GET /a\\nringhorn: forged\\x1b[0m)\n"
+
+
 def test_report_survives_an_exception_that_cannot_be_printed(capsys):
     class Unprintable(Exception):
         def __str__(self):

@@ -20,7 +20,8 @@ use ringhorn_exchange::{Claim, Key, KeyId, Variable};
 
 use crate::python;
 
-/// Shapes that a seat remembers. nginx in front gives 1 to 5; browsers directly some more. By taste.
+/// Shapes that a seat remembers. nginx in front gives 1 to 5; browsers directly some more. By
+/// taste.
 const TEMPLATES_MAX: usize = 16;
 
 /// What is the same for every request of a worker.

@@ -21,7 +21,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 use ringhorn_exchange::{BodyRead, RequestWake};
 
-use crate::python::{self, BytesMaker, Convention};
+use crate::bytes_maker::BytesMaker;
+use crate::python::{self, Convention};
 use crate::request::{Live, Request};
 
 /// Bytes set aside before they arrive, at most: a client that announces a large body and sends

@@ -66,7 +66,8 @@ def report(what, request_id, method, path, error):
     Never raises: it runs where an exception of its own would have nobody to go to.
     """
     try:
-        text = "ringhorn: %s (request %s: %s %s)\n" % (what, request_id, method, path)
+        named = tuple(plain(part) for part in (request_id, method, path))
+        text = "ringhorn: %s (request %s: %s %s)\n" % (what, *named)
         if error is not None:
             text += "".join(traceback.format_exception(type(error), error, error.__traceback__))
         stream = ErrorStream()
@@ -77,3 +78,8 @@ def report(what, request_id, method, path, error):
             sys.__stderr__.write("ringhorn: %s; its traceback cannot be printed\n" % what)
         except Exception:
             pass
+
+
+def plain(text):
+    """What a client sent, as part of one log line: escaped, so that it cannot pass for another."""
+    return text if text.isprintable() else ascii(text)[1:-1]

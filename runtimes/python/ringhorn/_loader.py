@@ -17,7 +17,6 @@ Invariant: whatever goes wrong ends in `ApplicationError` whose text is meant fo
 of what failed, the application's own traceback if its code ran, and a `hint:` line.
 """
 
-import ast
 import importlib
 import importlib.machinery
 import importlib.util
@@ -149,6 +148,11 @@ def find_default(module, source):
 
 def evaluate(module, source, expression):
     """`site.application` or `create_app("x", debug=False)` on `module`."""
+    if all(name.isidentifier() for name in expression.split(".")):
+        return follow(module, source, expression.split("."))
+    # Not at the top: it would stay in every worker, and most applications are plain names.
+    import ast
+
     try:
         tree = ast.parse(expression, mode="eval").body
     except SyntaxError:
@@ -163,6 +167,12 @@ def evaluate(module, source, expression):
             "write `%s:callable` or `%s:factory()`, arguments as Python literals"
             % (source, source),
         )
+    found = follow(module, source, names)
+    return found if arguments is None else call_factory(found, arguments, source, expression)
+
+
+def follow(module, source, names):
+    """The attribute of an attribute of... `module`."""
     found = module
     for depth, name in enumerate(names):
         try:
@@ -172,10 +182,12 @@ def evaluate(module, source, expression):
             raise ApplicationError(
                 "%s has no attribute %r" % (source, missing), attribute_hint(module, source)
             ) from None
-    return found if arguments is None else call_factory(found, arguments, source, expression)
+    return found
 
 
 def dotted_names(tree):
+    import ast
+
     names = []
     while isinstance(tree, ast.Attribute):
         names.append(tree.attr)
@@ -187,6 +199,8 @@ def dotted_names(tree):
 
 
 def call_factory(factory, call, source, expression):
+    import ast
+
     try:
         positional = [ast.literal_eval(argument) for argument in call.args]
         keywords = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
