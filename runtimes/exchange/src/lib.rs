@@ -4,6 +4,8 @@
 //! queues it, and a runtime's seat, which claims it, calls the application and writes the response that
 //! `event_loop/reply.rs` sends.
 #![deny(unsafe_code)]
+// A model is built from the protocol files alone, and from none of them wholly.
+#![cfg_attr(loom, allow(dead_code, unused_imports))]
 
 /// Slot number: an index below [`Geometry::slots`].
 pub type SlotIndex = u32;
@@ -85,3 +87,6 @@ pub use {
     wake::{Wake, WorkerSeats},
     worker_end::{AttachError, LoopDescriptorsOwned, RequestWake, Seat, WorkWake, WorkerEnd},
 };
+
+#[cfg(all(test, loom))]
+mod models;

@@ -14,7 +14,7 @@
 
 use std::time::Duration;
 
-use crate::claim;
+use crate::claim::{self, Hand, HandState};
 use crate::ring;
 use crate::seat_line::{SeatLine, SleepEnd, WAITING};
 use crate::sync::{AtomicU32, AtomicU64, Ordering, fence};
@@ -225,12 +225,19 @@ impl Hold<'_> {
 }
 
 /// Loop, after it published something for the owner of a slot (body bytes or their end, room, that the
-/// request is given up): the claim word as it is after the fence. Its owner, if there is one, is to be
-/// notified as WAITING. If the slot is still queued, its later owner sees what was published.
+/// request is given up): wakes the owner if it waits within the request. If the slot is still queued,
+/// its later owner sees what was published; a word that makes no sense wakes nobody here, the next look
+/// at it reports it. `line_of` gives a seat's line, `None` for a seat that does not exist.
 #[inline]
-pub fn owner_after_publishing(up: &UpSlot) -> u64 {
+pub fn wake_owner<'a>(up: &UpSlot, line_of: impl FnOnce(u16) -> Option<&'a SeatLine>) {
     fence(Ordering::SeqCst);
-    up.word.load(Ordering::Relaxed)
+    let word = up.word.load(Ordering::Relaxed);
+    if let Some(Hand { state: HandState::Owned | HandState::Abandoned, seat, .. }) =
+        Hand::unpack(word)
+        && let Some(line) = line_of(seat)
+    {
+        line.notify(WAITING);
+    }
 }
 
 /// Floor and ceiling as one word.

@@ -26,7 +26,6 @@ use crate::memory::Created;
 use crate::news;
 use crate::record::{self, RecordWriter};
 use crate::ring;
-use crate::seat_line::WAITING;
 use crate::seats::SeatTable;
 use crate::segments::LoopView;
 use crate::slots::{Slots, Use};
@@ -262,8 +261,8 @@ impl LoopEnd {
     }
 
     /// Copies what fits of the request body behind the record, publishes it and wakes the owner if it
-    /// waits for it. Gives how many bytes were taken; when that is fewer than given, news will come once
-    /// at least half of the body's ring is free. Before or after `enqueue`.
+    /// waits for it. Gives how many bytes were taken; when that is fewer than given, and only then, news
+    /// will come once at least half of the body's ring is free. Before or after `enqueue`.
     ///
     /// # Errors
     /// The worker's count of consumed bytes is impossible.
@@ -323,14 +322,17 @@ impl LoopEnd {
         Ok(taken)
     }
 
-    /// Says that no more body bytes come, and wakes the owner if it waits for them.
+    /// Says that no more body bytes come, and wakes the owner if it waits for them. Only the first call
+    /// for a request counts.
     ///
     /// # Panics
     /// When the slot is neither reserved nor in flight.
     pub fn finish_body(&mut self, slot: SlotIndex, end: BodyEnd) {
         let book = self.slots.book_mut(slot);
         assert!(matches!(book.used, Use::Reserved | Use::InFlight), "slot {slot}: no body now");
-        book.body_ended = true;
+        if std::mem::replace(&mut book.body_ended, true) {
+            return;
+        }
         self.view().down_slot(slot).end_body(match end {
             BodyEnd::Complete => BODY_COMPLETE,
             BodyEnd::Broken => BODY_BROKEN,
@@ -401,7 +403,10 @@ impl LoopEnd {
                 self.free_or_quarantine(slot);
                 return Ok(Withdrawal::Withdrawn);
             }
-            self.observe(slot)?;
+            if self.observe(slot)?.state == HandState::Queued {
+                // It was not a moment ago: no seat can have put it back.
+                return Err(Impossible { what: "claim word", slot: Some(slot), seat: None });
+            }
         }
         Ok(Withdrawal::Running)
     }
@@ -415,6 +420,7 @@ impl LoopEnd {
     /// # Panics
     /// When the slot is not in flight or no seat has had it (`withdraw` first).
     pub fn abandon(&mut self, slot: SlotIndex) -> Result<Abandonment, Impossible> {
+        // Only a caller that never saw it owned gets here with QUEUED: `observe` lets no word go back.
         let mut hand = self.observe(slot)?;
         assert_ne!(hand.state, HandState::Queued, "slot {slot}: withdraw before abandoning");
         if hand.state == HandState::Owned {
@@ -435,7 +441,11 @@ impl LoopEnd {
     /// Takes all news: appends the slots that changed and are the caller's. Frees quarantined slots whose
     /// seat is done.
     pub fn sweep(&mut self, news: &mut Vec<SlotIndex>) {
-        news.append(&mut self.own_news);
+        for slot in self.own_news.drain(..) {
+            if self.slots.book(slot).used == Use::InFlight {
+                news.push(slot);
+            }
+        }
         let LoopEnd { layout, down, up, slots, .. } = self;
         let view = LoopView { layout, down: &down.mapping, up: &up.mapping };
         let mut quarantined = false;
@@ -772,14 +782,8 @@ impl LoopEnd {
         if self.slots.book(slot).used != Use::InFlight {
             return;
         }
-        let word = lines::owner_after_publishing(self.view().up_slot(slot));
-        // A word that makes no sense wakes nobody here; the next `observe` reports it.
-        if let Some(Hand { state: HandState::Owned | HandState::Abandoned, seat, .. }) =
-            Hand::unpack(word)
-            && u32::from(seat) < self.layout.geometry.seats
-        {
-            self.seats.view().line(seat).notify(WAITING);
-        }
+        let seats = self.seats.view();
+        lines::wake_owner(self.view().up_slot(slot), |seat| seats.find(seat));
     }
 }
 

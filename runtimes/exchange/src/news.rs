@@ -9,6 +9,7 @@
 //! reads the flag; the loop sets the flag, fences, reads the bits. One of the two sees the other.
 
 use crate::SlotIndex;
+use crate::queue::ReadyQueue;
 use crate::sync::{AtomicU32, AtomicU64, Ordering, fence};
 
 /// Views of the bitmap.
@@ -46,6 +47,36 @@ impl News<'_> {
             }
         }
     }
+}
+
+/// What a worker that set news has to do about the bell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// Nothing: the loop is awake and will look.
+    Awake,
+    /// Ring it later: the loop sleeps, but with work in its queue no longer than 500 µs.
+    Deferred,
+    /// Ring it now.
+    MustRing,
+}
+
+/// Worker: says that `slot` changed. `queue` is given where the bell may be deferred.
+///
+/// Deferring is sound because the loop looks at the queue before the bitmap when it goes to sleep without
+/// a time limit: the bit was set and fenced before the queue was seen not empty here, so a loop that saw
+/// it empty after that sees the bit.
+#[inline]
+pub fn tell(
+    news: News<'_>,
+    sleeping: &AtomicU32,
+    queue: Option<ReadyQueue<'_>>,
+    slot: SlotIndex,
+) -> Told {
+    news.set(slot);
+    if !must_ring(sleeping) {
+        return Told::Awake;
+    }
+    if queue.is_some_and(|queue| !queue.is_empty()) { Told::Deferred } else { Told::MustRing }
 }
 
 /// Worker, after [`News::set`]: whether the loop must be woken for it.

@@ -79,6 +79,21 @@ impl SeatLine {
         }
     }
 
+    /// Seat: sleeps for want of work unless `has_reason` finds some, with its idle bit set meanwhile.
+    #[inline]
+    pub fn sleep_for_work(
+        &self,
+        idle: IdleSeats<'_>,
+        number: u16,
+        has_reason: impl FnOnce() -> bool,
+        timeout: Option<Duration>,
+    ) -> SleepEnd {
+        idle.set(number);
+        let end = self.sleep(IDLE, has_reason, timeout);
+        idle.clear(number);
+        end
+    }
+
     /// Waker, after it published and fenced: wakes the seat if it sleeps as `state`. True: this call did.
     #[inline]
     pub fn notify(&self, state: u32) -> bool {

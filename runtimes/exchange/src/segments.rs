@@ -119,6 +119,12 @@ impl<'a> SeatsView<'a> {
         IdleSeats { words: self.mapping.slice(IDENTITY_BYTES, IDLE_WORDS) }
     }
 
+    /// A seat's line; `None` when the seat does not exist.
+    #[inline]
+    pub fn find(self, seat: u16) -> Option<&'a SeatLine> {
+        (u32::from(seat) < self.seats).then(|| self.line(seat))
+    }
+
     /// # Panics
     /// When the seat does not exist.
     #[inline]

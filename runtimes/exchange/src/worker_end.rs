@@ -27,7 +27,7 @@ use crate::fork::{self, is_forked};
 use crate::framing::StagedHead;
 use crate::geometry::{LOOPS_MAX, Layout, OTHER_QUEUES_EVERY, SEATS_MAX, Segment, seats_bytes};
 use crate::memory::{self, AttachFault, Mapping};
-use crate::news;
+use crate::news::{self, Told};
 use crate::request::Claim;
 use crate::seat_line::{IDLE, SleepEnd, WAITING};
 use crate::seats::seats_geometry;
@@ -358,15 +358,14 @@ impl Place {
     #[inline]
     pub fn tell(&self, at: usize, slot: SlotIndex, may_defer: bool) {
         let view = self.view(at);
-        view.news().set(slot);
-        if !news::must_ring(&view.down_control().sleeping.value) {
-            return;
+        let queue = may_defer.then(|| view.queue());
+        match news::tell(view.news(), &view.down_control().sleeping.value, queue, slot) {
+            Told::Awake => {}
+            Told::Deferred => {
+                self.deferred.fetch_or(1 << at, Ordering::Relaxed);
+            }
+            Told::MustRing => self.end.loops[at].bell.ring(),
         }
-        if may_defer && !view.queue().is_empty() {
-            self.deferred.fetch_or(1 << at, Ordering::Relaxed);
-            return;
-        }
-        self.end.loops[at].bell.ring();
     }
 
     /// Rings what was deferred, for the loops whose bit is in `which`.
@@ -504,9 +503,7 @@ impl Seat {
         let idle = end.seats_view().idle();
         let has_reason =
             || end.is_stopping() || end.is_interrupted(number) || end.has_work() || end.is_over();
-        idle.set(number);
-        let slept = self.place.line().sleep(IDLE, has_reason, timeout);
-        idle.clear(number);
+        let slept = self.place.line().sleep_for_work(idle, number, has_reason, timeout);
         if end.is_stopping() || end.is_over() {
             WorkWake::Stop
         } else if end.take_interrupt(number) || slept == SleepEnd::Signal {

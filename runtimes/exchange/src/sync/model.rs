@@ -5,6 +5,7 @@
 
 use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe};
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use loom::sync::atomic::{self, Ordering};
@@ -116,17 +117,17 @@ impl FutexWord {
     /// A model has no time: without a wake it sleeps for ever, and loom reports the deadlock.
     pub fn wait(&self, expected: u32, _timeout: Option<Duration>) -> FutexWake {
         step();
-        let guard = self.sleeper.lock().unwrap();
+        let guard = self.sleeper.lock().unwrap_or_else(PoisonError::into_inner);
         // Relaxed is all the kernel promises; the lock orders it with the waker's call.
         if self.word.0.load(Ordering::Relaxed) == expected {
-            drop(self.woken.wait(guard).unwrap());
+            drop(self.woken.wait(guard).unwrap_or_else(PoisonError::into_inner));
         }
         FutexWake::Woken
     }
 
     pub fn wake(&self) {
         step();
-        let _guard = self.sleeper.lock().unwrap();
+        let _guard = self.sleeper.lock().unwrap_or_else(PoisonError::into_inner);
         self.woken.notify_one();
     }
 }
@@ -146,15 +147,15 @@ impl Bell {
 
     pub fn ring(&self) {
         step();
-        *self.rung.lock().unwrap() = true;
+        *self.rung.lock().unwrap_or_else(PoisonError::into_inner) = true;
         self.ringing.notify_one();
     }
 
     /// The loop's sleep.
     pub fn wait(&self) {
-        let mut rung = self.rung.lock().unwrap();
+        let mut rung = self.rung.lock().unwrap_or_else(PoisonError::into_inner);
         while !*rung {
-            rung = self.ringing.wait(rung).unwrap();
+            rung = self.ringing.wait(rung).unwrap_or_else(PoisonError::into_inner);
         }
         *rung = false;
     }

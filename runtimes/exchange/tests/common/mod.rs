@@ -2,13 +2,17 @@
 //! it.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
+pub mod traffic;
+
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::Arc;
 
 use ringhorn_exchange::{
-    BodyEnd, Claim, Geometry, KeyId, LoopDescriptorsOwned, LoopEnd, MethodId, Protocol, RawPiece,
+    BodyEnd, Claim, Geometry, LoopDescriptorsOwned, LoopEnd, MethodId, Protocol, RawPiece,
     RecordFlags, RecordStart, SeatTable, SlotIndex, WorkerEnd, WorkerSeats,
 };
+
+pub use ringhorn_exchange::KeyId;
 
 /// Small rings, so that a few kilobytes go around them.
 pub const GEOMETRY: Geometry =

@@ -1,0 +1,107 @@
+//! Bitmap, sleep flag and bell: no news is slept through, also when bells are deferred or a worker dies.
+
+use loom::thread;
+
+use super::*;
+use crate::claim;
+
+/// Two workers announce a slot each, one of them mortal; the loop sleeps whenever it may.
+fn two_announce(steps: usize) -> bool {
+    let memory = Arc::new(Memory::new(2, 2, 2));
+    let mortal = spawn_mortal(&memory, steps, |memory| {
+        memory.set_cell(0, 1);
+        memory.tell(0);
+    });
+    let other = {
+        let memory = Arc::clone(&memory);
+        thread::spawn(move || {
+            memory.set_cell(1, 1);
+            memory.tell(1);
+        })
+    };
+    let mut seen = [false; 2];
+    loop {
+        // The death first: news that was set before it is then seen.
+        let is_dead = memory.is_dead();
+        memory.news().take(|slot| {
+            assert_eq!(memory.cell(slot), 1, "news of something that is not there");
+            seen[slot as usize] = true;
+        });
+        if seen[1] && (seen[0] || is_dead) {
+            break;
+        }
+        memory.sleep();
+    }
+    other.join().unwrap();
+    mortal.join().unwrap()
+}
+
+#[test]
+fn no_news_is_slept_through() {
+    explore_every_stop(3, two_announce);
+}
+
+/// A worker's seat: takes until the queue is dry, defers bells by the rule.
+fn serve_with_deferred_bells(memory: &Memory, seat: u16) {
+    let mut deferred = false;
+    let mut ring = |memory: &Memory, deferred: &mut bool| {
+        if std::mem::take(deferred) && news::must_ring(&memory.down.sleeping.value) {
+            memory.bell.ring();
+        }
+    };
+    while let Some(ticket) = memory.queue().take(seat, |slot| memory.word(slot)) {
+        if memory.queue().is_empty() {
+            ring(memory, &mut deferred);
+        }
+        claim::finish(&memory.up_slots[ticket.slot as usize].word, ticket.epoch, seat);
+        let queue = Some(memory.queue());
+        match news::tell(memory.news(), &memory.down.sleeping.value, queue, ticket.slot) {
+            Told::Awake => {}
+            Told::Deferred => deferred = true,
+            Told::MustRing => memory.bell.ring(),
+        }
+    }
+    ring(memory, &mut deferred);
+}
+
+/// Two seats with deferred bells, one of them mortal, two requests. The loop keeps its rule: it looks at
+/// the queue first and then at the bitmap, and sleeps without a time limit only if both are empty.
+fn deferred_bells(steps: usize) -> bool {
+    let memory = Arc::new(Memory::new(2, 8, 2));
+    memory.enqueue(0, 1, 0);
+    memory.enqueue(1, 1, 1);
+    let mortal = spawn_mortal(&memory, steps, |memory| serve_with_deferred_bells(memory, 0));
+    let other = {
+        let memory = Arc::clone(&memory);
+        thread::spawn(move || serve_with_deferred_bells(&memory, 1))
+    };
+    let is_over = |slot| match memory.hand(slot) {
+        Hand { state: HandState::Done, .. } => true,
+        Hand { state: HandState::Owned, seat: 0, .. } => memory.is_dead(),
+        _ => false,
+    };
+    let mut seen = [false; 2];
+    while !(seen[0] && seen[1]) {
+        memory.news().take(|slot| seen[slot as usize] = true);
+        if memory.is_dead() {
+            // A death is a reason to look at every slot.
+            (0..2).for_each(|slot| seen[slot as usize] |= is_over(slot));
+        }
+        if seen[0] && seen[1] {
+            break;
+        }
+        if memory.queue().is_empty() {
+            memory.sleep();
+        } else {
+            // At most 500 µs: it wakes by itself.
+            thread::yield_now();
+        }
+    }
+    other.join().unwrap();
+    mortal.join().unwrap()
+}
+
+#[test]
+fn deferred_bells_are_rung_or_not_needed() {
+    explore_every_stop(2, deferred_bells);
+}
