@@ -8,8 +8,8 @@
 //!
 //! CPU time is the loop thread's own, from `/proc/thread-self/schedstat`, user and system: it
 //! includes the kernel's work on the sockets that happens in that thread.
+
 #![allow(clippy::print_stdout, reason = "figures are what this program is for")]
-#![allow(clippy::print_stdout, reason = "the figures are its output")]
 
 use std::error::Error;
 use std::io::{Read, Write};

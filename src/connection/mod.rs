@@ -1,16 +1,17 @@
 //! One client connection as a state machine: no socket, no clock, no exchange.
 //!
 //! Where it stands in the walk of a request: between the driver's completions and the event loop's
-//! decisions. `event_loop` feeds it what arrived and what went out; it answers with what it now waits
-//! for and what should happen next ([`Intent`]); only `event_loop/intents.rs` turns an intent into a
-//! driver operation.
+//! decisions. `event_loop` feeds it what arrived and what went out; it answers with what it now
+//! waits for and what should happen next ([`Intent`]); only `event_loop/intents.rs` turns an intent
+//! into a driver operation.
 //!
 //! Invariants:
 //! - One request in flight: bytes that arrive behind it wait in [`Extra::stash`], bounded, and no
 //!   further receive is armed while any wait there.
-//! - At most one receive and one send are armed ([`Connection::receiving`], [`Connection::sending`]).
-//! - An idle connection owns no heap memory: [`Connection::extra`] is `None` between requests, and a
-//!   [`Connection`] stays below [`CONNECTION_BYTES_MAX`].
+//! - At most one receive and one send are armed ([`Connection::receiving`],
+//!   [`Connection::sending`]).
+//! - An idle connection owns no heap memory: [`Connection::extra`] is `None` between requests, and
+//!   a [`Connection`] stays below [`CONNECTION_BYTES_MAX`].
 
 pub mod body;
 pub mod refusal;
@@ -183,7 +184,8 @@ pub struct Connection {
     pub linger: bool,
     /// The client is gone: nothing more is sent, nothing is drained.
     pub gone: bool,
-    /// Only the connection's end delimits the reply, and the reply is not whole: it must not end cleanly.
+    /// Only the connection's end delimits the reply, and the reply is not whole: it must not end
+    /// cleanly.
     pub resets: bool,
     /// The first byte of a head came: its deadline runs.
     pub is_head_begun: bool,

@@ -70,7 +70,8 @@ pub struct OutBuffer {
     pub gone: usize,
     /// Waiting behind it.
     pub pending: Vec<u8>,
-    /// Bytes taken off the ring in all, sent before or buffered: what the statement is held against.
+    /// Bytes taken off the ring in all, sent before or buffered: what the statement is held
+    /// against.
     pub taken_bytes: u64,
 }
 

@@ -141,9 +141,9 @@ pub trait Driver {
     unsafe fn send(&mut self, token: Token, pieces: [Piece; 2], after: After);
     /// Closes the connection's descriptor. No operation may be armed on it.
     fn close(&mut self, token: Token);
-    /// As [`close`](Driver::close), but a TCP peer sees the connection break (RST) instead of end: for
-    /// a reply that only the end of the connection delimits and that is not whole. Where the kernel
-    /// cannot (before 6.7, Unix sockets) it is a plain close.
+    /// As [`close`](Driver::close), but a TCP peer sees the connection break (RST) instead of end:
+    /// for a reply that only the end of the connection delimits and that is not whole. Where the
+    /// kernel cannot (before 6.7, Unix sockets) it is a plain close.
     fn reset(&mut self, token: Token);
     /// Shuts down the writing side (FIN), before a bounded drain.
     fn shutdown_write(&mut self, token: Token);

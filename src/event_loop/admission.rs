@@ -1,10 +1,11 @@
 //! What becomes of a request head: refused, gathered, or handed to the exchange at once.
 //!
-//! Where it stands in the walk of a request: behind the codec, before `gather.rs` and `dispatch.rs`.
+//! Where it stands in the walk of a request: behind the codec, before `gather.rs` and
+//! `dispatch.rs`.
 //!
-//! Invariants: every bound is tested here, before the request costs anything: body size (413), requests
-//! in flight, buffer memory, spool space (503 with Retry-After). A refusal is sent whole and its
-//! connection closed behind a bounded drain, so that the client reads it.
+//! Invariants: every bound is tested here, before the request costs anything: body size (413),
+//! requests in flight, buffer memory, spool space (503 with Retry-After). A refusal is sent whole
+//! and its connection closed behind a bounded drain, so that the client reads it.
 
 use super::dispatch::{BodyAtHand, Head};
 use super::state::State;
@@ -99,8 +100,8 @@ impl State {
         max != 0 && bytes > max
     }
 
-    /// Starts to gather a body of which `input` holds the head and the first bytes; returns how many
-    /// bytes behind the head it took.
+    /// Starts to gather a body of which `input` holds the head and the first bytes; returns how
+    /// many bytes behind the head it took.
     fn begin_body(&mut self, index: ConnectionIndex, body: RequestBody, input: &[u8]) -> usize {
         let (head, rest) = input.split_at(body.head_bytes);
         if self.inflight >= self.inflight_max {

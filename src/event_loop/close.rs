@@ -3,10 +3,10 @@
 //! Where it stands in the walk of a request: behind the reply that is not followed by another.
 //!
 //! Invariants:
-//! - A descriptor is closed only when nothing is armed on it: what is armed is cancelled first, and each
-//!   operation's own completion is waited for (io_uring: a close does not cancel).
-//! - A client that may still be sending gets a FIN and a bounded drain first: closing with unread input
-//!   would reset the connection and could take the answer with it.
+//! - A descriptor is closed only when nothing is armed on it: what is armed is cancelled first, and
+//!   each operation's own completion is waited for (io_uring: a close does not cancel).
+//! - A client that may still be sending gets a FIN and a bounded drain first: closing with unread
+//!   input would reset the connection and could take the answer with it.
 //! - The number is retired with the close's completion, never before.
 
 use std::time::Duration;

@@ -1,14 +1,15 @@
-//! From intent to operation: the only file of the loop that asks the driver for I/O on a connection,
-//! and the only one that hands memory to the kernel.
+//! From intent to operation: the only file of the loop that asks the driver for I/O on a
+//! connection, and the only one that hands memory to the kernel.
 //!
 //! Where it stands in the walk of a request: behind every decision, at the end of each completion's
 //! handling; what is asked for here reaches the kernel with the turn's one `enter`.
 //!
 //! Invariants (what the SAFETY notes below rest on):
-//! - Memory under an operation belongs to the connection's [`Extra`](crate::connection::Extra) or to a
-//!   slot of the exchange. The connection's flags (`sending`, `receiving_body`, `spooling`) are set here
-//!   with the operation and cleared only by its completion; while one is set, the memory it names is
-//!   neither dropped nor grown (`State::let_go`, `State::drop_body`, `Table::retire`).
+//! - Memory under an operation belongs to the connection's [`Extra`](crate::connection::Extra) or
+//!   to a slot of the exchange. The connection's flags (`sending`, `receiving_body`, `spooling`)
+//!   are set here with the operation and cleared only by its completion; while one is set, the
+//!   memory it names is neither dropped nor grown (`State::let_go`, `State::drop_body`,
+//!   `Table::retire`).
 //! - A slot's ring is held by `LoopEnd::kernel_holds` from here to `kernel_released`.
 
 use super::EventLoop;
@@ -96,8 +97,8 @@ impl<D: Driver> EventLoop<D> {
         pool.kernel_holds += 1;
         pool.end.kernel_holds(slot);
         let after = if close { After::Close } else { After::Keep };
-        // SAFETY: the pieces lie in the slot's response ring, mapped for the loop's life; the slot is
-        // not freed before `kernel_released`, which the completion calls (module invariant).
+        // SAFETY: the pieces lie in the slot's response ring, mapped for the loop's life; the slot
+        // is not freed before `kernel_released`, which the completion calls (module invariant).
         unsafe { self.driver.send(token, pieces, after) };
     }
 
@@ -117,8 +118,8 @@ impl<D: Driver> EventLoop<D> {
         let piece = Piece { pointer: bytes.as_ptr(), length: bytes.len() };
         connection.sending = which;
         connection.send_bytes = piece.length as u32;
-        // SAFETY: a constant, or the connection's own vector, which `sending` keeps from being dropped
-        // or grown until the completion (module invariant).
+        // SAFETY: a constant, or the connection's own vector, which `sending` keeps from being
+        // dropped or grown until the completion (module invariant).
         unsafe { self.driver.send(token, [piece, NO_PIECE], After::Keep) };
     }
 
@@ -132,7 +133,8 @@ impl<D: Driver> EventLoop<D> {
         connection.spooling = true;
         if writes {
             let from = Piece { pointer: body.memory.as_ptr(), length: body.memory.len() };
-            // SAFETY: the body's memory; `spooling` keeps it until the completion (module invariant).
+            // SAFETY: the body's memory; `spooling` keeps it until the completion (module
+            // invariant).
             unsafe { self.driver.file_write(token, spool.file.as_fd(), from, spool.written) };
         } else {
             let bytes = State::spool_piece_bytes(spool.written - spool.read);
@@ -152,8 +154,9 @@ impl<D: Driver> EventLoop<D> {
         if let Some(body) = body {
             let length = body.memory.len() + bytes;
             assert!(length <= body.memory.capacity(), "the kernel wrote no more than it was given");
-            // SAFETY: the completed receive wrote the `bytes` bytes behind the vector's length, within
-            // its capacity (asserted); the vector did not change meanwhile (module invariant).
+            // SAFETY: the completed receive wrote the `bytes` bytes behind the vector's length,
+            // within its capacity (asserted); the vector did not change meanwhile (module
+            // invariant).
             unsafe { body.memory.set_len(length) };
             body.note_received(bytes as u64);
         }

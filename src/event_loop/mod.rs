@@ -1,9 +1,9 @@
 //! One event loop: a thread, a ring, a share of the connections.
 //!
 //! Where it stands in the walk of a request: everywhere but in the application. A turn is
-//! submit → reap → act: [`EventLoop::turn`] asks the driver once, copies what completed, and only then
-//! acts on it; what is decided is carried out at once and reaches the kernel with the next turn's one
-//! `enter`.
+//! submit → reap → act: [`EventLoop::turn`] asks the driver once, copies what completed, and only
+//! then acts on it; what is decided is carried out at once and reaches the kernel with the next
+//! turn's one `enter`.
 //!
 //! | file | step |
 //! |---|---|
@@ -17,9 +17,9 @@
 //! | `commands.rs`, `messages.rs` | the supervisor |
 //! | `intents.rs` | what was decided → driver operations |
 //!
-//! Invariants: the thread never blocks but in the driver's turn, never runs an application, and never
-//! acts while completions are being drained. Before it sleeps without a timer it has seen every ready
-//! queue empty and then every bitmap empty.
+//! Invariants: the thread never blocks but in the driver's turn, never runs an application, and
+//! never acts while completions are being drained. Before it sleeps without a timer it has seen
+//! every ready queue empty and then every bitmap empty.
 
 mod accept;
 mod access;

@@ -1,16 +1,16 @@
 //! The reply on its way from the exchange to the client.
 //!
-//! Where it stands in the walk of a request: last. News of a slot → what the worker stated and wrote →
-//! sends straight from the ring → the slot given back → the access record → the next request on the
-//! same connection, or the close.
+//! Where it stands in the walk of a request: last. News of a slot → what the worker stated and
+//! wrote → sends straight from the ring → the slot given back → the access record → the next
+//! request on the same connection, or the close.
 //!
 //! Invariants:
-//! - The statement is copied once; never a byte beyond it is sent, and the connection is kept only if
-//!   exactly that went out and the request was read to its end.
+//! - The statement is copied once; never a byte beyond it is sent, and the connection is kept only
+//!   if exactly that went out and the request was read to its end.
 //! - The kernel's hold on ring memory is told to the exchange before a send and taken back with its
 //!   completion: a slot is never freed between.
-//! - A reader that takes longer than [`SLOW_READER`] gets its bytes from a buffer of the loop: the ring
-//!   and its worker go on.
+//! - A reader that takes longer than [`SLOW_READER`] gets its bytes from a buffer of the loop: the
+//!   ring and its worker go on.
 //! - A broken reply is never ended so that it looks whole: the connection is cut.
 
 use std::time::Duration;
@@ -39,7 +39,8 @@ impl State {
         self.pump(index);
     }
 
-    /// Looks at the request's slot: sends what can be sent, feeds what is wanted, ends what is ended.
+    /// Looks at the request's slot: sends what can be sent, feeds what is wanted, ends what is
+    /// ended.
     pub fn pump(&mut self, index: ConnectionIndex) {
         let Some((pool, connection, slot)) = self.ticket(index) else { return };
         let progress = match pool.end.progress(slot) {
@@ -299,7 +300,8 @@ impl State {
         }
     }
 
-    /// The client left or takes nothing: the request is taken back or abandoned, nothing is answered.
+    /// The client left or takes nothing: the request is taken back or abandoned, nothing is
+    /// answered.
     pub fn give_up(&mut self, index: ConnectionIndex, why: &'static str) {
         let status = self.table[index].reply.statement.map_or(499, |statement| statement.status);
         self.capture_claim(index);
@@ -342,7 +344,8 @@ impl State {
         if end.withdraw(slot)? == Withdrawal::Withdrawn {
             return Ok(Left::Withdrawn);
         }
-        // Abandoned or finished a moment ago: the slot is given back by itself, once its seat is done.
+        // Abandoned or finished a moment ago: the slot is given back by itself, once its seat is
+        // done.
         end.abandon(slot)?;
         end.release(slot)?;
         Ok(Left::Running)

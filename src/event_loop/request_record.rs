@@ -4,10 +4,10 @@
 //! (RFC 3875 §4.1; PEP 3333 "environ Variables"), values the bytes as received.
 //!
 //! Invariants:
-//! - Each variable is written once: repeated fields are joined by ", ", cookies by "; " (RFC 9110 §5.3,
-//!   RFC 6265 §5.4), other repeated uwsgi keys count by their last value.
-//! - CONTENT_LENGTH is what the server counts, not what a field said; Transfer-Encoding is gone: the
-//!   server undid it.
+//! - Each variable is written once: repeated fields are joined by ", ", cookies by "; " (RFC 9110
+//!   §5.3, RFC 6265 §5.4), other repeated uwsgi keys count by their last value.
+//! - CONTENT_LENGTH is what the server counts, not what a field said; Transfer-Encoding is gone:
+//!   the server undid it.
 //! - Nothing a client sends becomes `wsgi.*` or `ringhorn.*`.
 
 use std::io::Write as _;
@@ -212,7 +212,8 @@ pub fn environ_name(field_name: &[u8], out: &mut Vec<u8>) {
     }));
 }
 
-/// Writes a uwsgi packet's variables, those that are passed on, and what PEP 3333 demands beside them.
+/// Writes a uwsgi packet's variables, those that are passed on, and what PEP 3333 demands beside
+/// them.
 pub fn write_uwsgi(
     record: &mut RecordWriter<'_>,
     packet: &uwsgi::Packet<'_>,

@@ -55,7 +55,8 @@ pub struct LoopSetup {
     pub core: Option<CoreId>,
 }
 
-/// How many numbers (direct descriptors) a loop needs: its share of the connections and the armed accepts.
+/// How many numbers (direct descriptors) a loop needs: its share of the connections and the armed
+/// accepts.
 pub fn connection_numbers(settings: &LoopSettings) -> u32 {
     let connections = settings.share(u64::from(settings.connections_max));
     let armed = settings.listeners.len() as u64 * u64::from(ACCEPTS_ARMED);
@@ -72,8 +73,8 @@ pub fn start(setup: LoopSetup, ring: PreparedUring) -> io::Result<JoinHandle<()>
         let (index, reports) = (setup.index, setup.reports.clone());
         let bell = setup.reports_bell.try_clone();
         if let Err(error) = run(setup, ring) {
-            // The channel is the only way to say it; were it full or closed, the supervisor sees the
-            // thread end.
+            // The channel is the only way to say it; were it full or closed, the supervisor sees
+            // the thread end.
             let _ = reports.send(Report::Failed { event_loop: index, error });
             if let Ok(bell) = bell {
                 let _ = bell.ring();
