@@ -13,7 +13,7 @@ FUZZ_SECONDS ?= 60
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 RUNTIME := $(TARGET)/runtime
 VENV := $(TARGET)/venv
-CARGO_TEST := cargo test --locked --workspace --exclude ringhorn-cpython
+CARGO_TEST := cargo test --no-fail-fast --locked --workspace --exclude ringhorn-cpython
 export PYTHON
 SHELL := /bin/bash -o pipefail
 .DEFAULT_GOAL := help

@@ -98,9 +98,8 @@ fn an_end_of_file_and_an_empty_socket_are_told_apart() {
     assert!(matches!(server.receive::<FromWorker>().unwrap(), Received::Nothing));
     worker.send(&from_worker()[1], &[]).unwrap();
     drop(worker);
-    assert!(
-        matches!(server.receive::<FromWorker>().unwrap(), Received::Message(_, fds) if fds.is_empty())
-    );
+    let received = server.receive::<FromWorker>().unwrap();
+    assert!(matches!(received, Received::Message(_, descriptors) if descriptors.is_empty()));
     assert!(matches!(server.receive::<FromWorker>().unwrap(), Received::Closed));
     let error = server.send(&ToWorker::Stop(Stop { graceful: false }), &[]).unwrap_err();
     assert!(matches!(error, ControlError::Io(error) if error.kind() == io::ErrorKind::BrokenPipe));
