@@ -25,7 +25,9 @@ class BuildRuntime(build_py):
     def run(self):
         """Copies the Python files, then builds and adds the binary and the modules."""
         if self.editable_mode:
-            sys.exit("error: there is no editable install\nhint: make build; target/runtime/ringhorn")
+            sys.exit(
+                "error: there is no editable install\nhint: make build; target/runtime/ringhorn"
+            )
         package = Path(self.build_lib).resolve() / "ringhorn"
         shutil.rmtree(package, ignore_errors=True)
         super().run()

@@ -9,8 +9,8 @@
 //! API that every CPython from 3.9 on loads. Neither links libpython: the symbols are the
 //! interpreter's own.
 //!
-//! The allocator is the process's own. The hot path allocates nothing but Python objects, and a second
-//! allocator cost every worker 5 MiB (docs/cpython.md).
+//! The allocator is the process's own. The hot path allocates nothing but Python objects, and a
+//! second allocator cost every worker 5 MiB (docs/cpython.md).
 //!
 //! Invariants: nothing here waits while holding the GIL; no Python object refers to shared memory;
 //! in a forked child of the application every entry refuses. `unsafe` is allowed only in the files

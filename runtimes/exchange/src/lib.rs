@@ -1,8 +1,9 @@
-//! The shared-memory hand-over between Ringhorn's event loops and the interpreters they feed; both ends.
+//! The shared-memory hand-over between Ringhorn's event loops and the interpreters they feed; both
+//! ends.
 //!
-//! Where it stands in the walk of a request: between `event_loop/dispatch.rs`, which fills a slot and
-//! queues it, and a runtime's seat, which claims it, calls the application and writes the response that
-//! `event_loop/reply.rs` sends.
+//! Where it stands in the walk of a request: between `event_loop/dispatch.rs`, which fills a slot
+//! and queues it, and a runtime's seat, which claims it, calls the application and writes the
+//! response that `event_loop/reply.rs` sends.
 #![deny(unsafe_code)]
 // A model is built from the protocol files alone, and from none of them wholly.
 #![cfg_attr(loom, allow(dead_code, unused_imports))]

@@ -1,9 +1,9 @@
-//! The shared lines and what both ends do with them: layout of each cache line, and the steps in which
-//! one side publishes and the other waits.
+//! The shared lines and what both ends do with them: layout of each cache line, and the steps in
+//! which one side publishes and the other waits.
 //!
-//! Where it stands in the walk of a request: below both ends. Every structure here consists of atomics
-//! only, so a reference to one is sound whatever other processes do to the memory; that is also why the
-//! loom models can run these very functions on memory of their own.
+//! Where it stands in the walk of a request: below both ends. Every structure here consists of
+//! atomics only, so a reference to one is sound whatever other processes do to the memory; that is
+//! also why the loom models can run these very functions on memory of their own.
 //!
 //! | line | in | written by | read by |
 //! |---|---|---|---|
@@ -113,8 +113,8 @@ impl DownSlot {
         self.wants_room.store(0, Ordering::Relaxed);
     }
 
-    /// Seat: what there is of the body beyond `consumed`, and whether more may come. The state is read
-    /// first: once it is not open, the count that follows is the last one.
+    /// Seat: what there is of the body beyond `consumed`, and whether more may come. The state is
+    /// read first: once it is not open, the count that follows is the last one.
     #[inline]
     pub fn look_at_body(&self, consumed: u64) -> (u64, u32) {
         let state = self.body_state.load(Ordering::Acquire);
@@ -156,7 +156,8 @@ impl DownSlot {
 }
 
 impl UpSlot {
-    /// Loop: as a new request finds it. Only while the slot is FREE; published by the swap to QUEUED.
+    /// Loop: as a new request finds it. Only while the slot is FREE; published by the swap to
+    /// QUEUED.
     #[inline]
     pub fn reset(&self) {
         self.response_written.store(0, Ordering::Relaxed);
@@ -191,8 +192,8 @@ impl Hold<'_> {
         claim::is_abandoned(&self.up.word, self.epoch, self.number)
     }
 
-    /// Sleeps until there are body bytes beyond `consumed`, the body ended, the request was given up or
-    /// `interrupted` says so. May return early.
+    /// Sleeps until there are body bytes beyond `consumed`, the body ended, the request was given
+    /// up or `interrupted` says so. May return early.
     pub fn sleep_for_body(
         &self,
         consumed: u64,
@@ -206,8 +207,8 @@ impl Hold<'_> {
         self.seat.sleep(WAITING, has_reason, timeout)
     }
 
-    /// Sleeps until half of the response ring is free, the request was given up or `interrupted` says so.
-    /// May return early.
+    /// Sleeps until half of the response ring is free, the request was given up or `interrupted`
+    /// says so. May return early.
     pub fn sleep_for_room(
         &self,
         size: usize,
@@ -224,10 +225,11 @@ impl Hold<'_> {
     }
 }
 
-/// Loop, after it published something for the owner of a slot (body bytes or their end, room, that the
-/// request is given up): wakes the owner if it waits within the request. If the slot is still queued,
-/// its later owner sees what was published; a word that makes no sense wakes nobody here, the next look
-/// at it reports it. `line_of` gives a seat's line, `None` for a seat that does not exist.
+/// Loop, after it published something for the owner of a slot (body bytes or their end, room, that
+/// the request is given up): wakes the owner if it waits within the request. If the slot is still
+/// queued, its later owner sees what was published; a word that makes no sense wakes nobody here,
+/// the next look at it reports it. `line_of` gives a seat's line, `None` for a seat that does not
+/// exist.
 #[inline]
 pub fn wake_owner<'a>(up: &UpSlot, line_of: impl FnOnce(u16) -> Option<&'a SeatLine>) {
     fence(Ordering::SeqCst);

@@ -1,16 +1,16 @@
 //! The loop's end of the exchange for one pool: fills slots, queues them, takes replies, frees.
 //!
-//! Where it stands in the walk of a request: `event_loop/dispatch.rs` reserves a slot, writes the record
-//! and queues it; `event_loop/reply.rs` sweeps the news, asks for progress, sends from the ring and
-//! releases. Waking is in `wake`, death and pages are in `aftermath`.
+//! Where it stands in the walk of a request: `event_loop/dispatch.rs` reserves a slot, writes the
+//! record and queues it; `event_loop/reply.rs` sweeps the news, asks for progress, sends from the
+//! ring and releases. Waking is in `wake`, death and pages are in `aftermath`.
 //!
-//! Trust: nothing read from the workers' segment is believed. Each value is loaded once, compared with the
-//! private books (`slots`), and only the copy is used. What no correct worker writes is [`Impossible`]: in
-//! a response it condemns that worker, in `head` or a claim word the pool.
+//! Trust: nothing read from the workers' segment is believed. Each value is loaded once, compared
+//! with the private books (`slots`), and only the copy is used. What no correct worker writes is
+//! [`Impossible`]: in a response it condemns that worker, in `head` or a claim word the pool.
 //!
-//! Whose slot it is: a slot that was reserved is the caller's until exactly one of `cancel_reservation`,
-//! `withdraw` → `Withdrawn` or `release`. After `release` it frees itself: at once, or when its seat is
-//! done or dead and the kernel has let go (it is quarantined until then).
+//! Whose slot it is: a slot that was reserved is the caller's until exactly one of
+//! `cancel_reservation`, `withdraw` → `Withdrawn` or `release`. After `release` it frees itself: at
+//! once, or when its seat is done or dead and the kernel has let go (it is quarantined until then).
 
 use std::cell::Cell;
 use std::io;
@@ -40,8 +40,8 @@ pub struct Impossible {
     pub what: &'static str,
     /// In which slot.
     pub slot: Option<SlotIndex>,
-    /// Some: that seat's worker is to be killed. None: the pool is condemned, its workers are killed and
-    /// its segments replaced.
+    /// Some: that seat's worker is to be killed. None: the pool is condemned, its workers are
+    /// killed and its segments replaced.
     pub seat: Option<u16>,
 }
 
@@ -176,12 +176,13 @@ pub struct LoopEnd {
 }
 
 impl LoopEnd {
-    /// Makes the segments of loop `loop_index` for one pool. `bell` is the loop's eventfd, shared by its
-    /// pools; it is made non-blocking, so that a worker that filled its counter blocks nobody.
+    /// Makes the segments of loop `loop_index` for one pool. `bell` is the loop's eventfd, shared
+    /// by its pools; it is made non-blocking, so that a worker that filled its counter blocks
+    /// nobody.
     ///
     /// # Errors
-    /// `InvalidInput` when the geometry is out of bounds or not that of `seats`; else as `memfd_create`
-    /// and its kin.
+    /// `InvalidInput` when the geometry is out of bounds or not that of `seats`; else as
+    /// `memfd_create` and its kin.
     pub fn create(
         loop_index: u16,
         geometry: Geometry,
@@ -260,9 +261,10 @@ impl LoopEnd {
         self.slots.free(slot);
     }
 
-    /// Copies what fits of the request body behind the record, publishes it and wakes the owner if it
-    /// waits for it. Gives how many bytes were taken; when that is fewer than given, and only then, news
-    /// will come once at least half of the body's ring is free. Before or after `enqueue`.
+    /// Copies what fits of the request body behind the record, publishes it and wakes the owner if
+    /// it waits for it. Gives how many bytes were taken; when that is fewer than given, and only
+    /// then, news will come once at least half of the body's ring is free. Before or after
+    /// `enqueue`.
     ///
     /// # Errors
     /// The worker's count of consumed bytes is impossible.
@@ -279,7 +281,8 @@ impl LoopEnd {
         );
         let mut taken = self.put_body(slot, bytes, false)?;
         if taken < bytes.len() {
-            // Asks for news, and looks once more: the worker may have made room before it saw the wish.
+            // Asks for news, and looks once more: the worker may have made room before it saw the
+            // wish.
             taken += self.put_body(slot, &bytes[taken..], true)?;
         }
         if taken > 0 {
@@ -295,7 +298,8 @@ impl LoopEnd {
         let book = slots.book_mut(slot);
         let (down_slot, up_slot) = (view.down_slot(slot), view.up_slot(slot));
         let ring = view.body_ring(slot, record::body_at(book.record_bytes));
-        // Before the slot is queued nobody has consumed anything, and the line is still the last owner's.
+        // Before the slot is queued nobody has consumed anything, and the line is still the last
+        // owner's.
         let consumed = match (book.used, ask) {
             (Use::Reserved, false) => 0,
             (Use::Reserved, true) => {
@@ -322,8 +326,8 @@ impl LoopEnd {
         Ok(taken)
     }
 
-    /// Says that no more body bytes come, and wakes the owner if it waits for them. Only the first call
-    /// for a request counts.
+    /// Says that no more body bytes come, and wakes the owner if it waits for them. Only the first
+    /// call for a request counts.
     ///
     /// # Panics
     /// When the slot is neither reserved nor in flight.
@@ -370,7 +374,8 @@ impl LoopEnd {
         up_slot.reset();
         let ticket = Ticket { slot, epoch: book.next_epoch() };
         if claim::queue(&up_slot.word, book.hand.pack(), ticket.epoch).is_err() {
-            // Nobody may touch the word of a free slot: the pool is condemned, the request not lost.
+            // Nobody may touch the word of a free slot: the pool is condemned, the request not
+            // lost.
             self.pending = Some(Impossible {
                 what: "claim word of a free slot",
                 slot: Some(slot),
@@ -411,8 +416,9 @@ impl LoopEnd {
         Ok(Withdrawal::Running)
     }
 
-    /// Gives up a request that a seat runs (deadline passed, client gone): the seat is told and woken if
-    /// it waits. **The slot stays the caller's: call `release` when no send of its bytes is to follow.**
+    /// Gives up a request that a seat runs (deadline passed, client gone): the seat is told and
+    /// woken if it waits. **The slot stays the caller's: call `release` when no send of its bytes
+    /// is to follow.**
     ///
     /// # Errors
     /// The claim word is impossible.
@@ -420,7 +426,8 @@ impl LoopEnd {
     /// # Panics
     /// When the slot is not in flight or no seat has had it (`withdraw` first).
     pub fn abandon(&mut self, slot: SlotIndex) -> Result<Abandonment, Impossible> {
-        // Only a caller that never saw it owned gets here with QUEUED: `observe` lets no word go back.
+        // Only a caller that never saw it owned gets here with QUEUED: `observe` lets no word go
+        // back.
         let mut hand = self.observe(slot)?;
         assert_ne!(hand.state, HandState::Queued, "slot {slot}: withdraw before abandoning");
         if hand.state == HandState::Owned {
@@ -438,8 +445,8 @@ impl LoopEnd {
         }
     }
 
-    /// Takes all news: appends the slots that changed and are the caller's. Frees quarantined slots whose
-    /// seat is done.
+    /// Takes all news: appends the slots that changed and are the caller's. Frees quarantined slots
+    /// whose seat is done.
     pub fn sweep(&mut self, news: &mut Vec<SlotIndex>) {
         for slot in self.own_news.drain(..) {
             if self.slots.book(slot).used == Use::InFlight {
@@ -568,8 +575,8 @@ impl LoopEnd {
             .map(|(pointer, length)| RawPiece { pointer: pointer.cast_const(), length })
     }
 
-    /// Appends copies of the first `bytes` of what is unsent to `into`: takes them off the writer's hands
-    /// (report them as `sent`).
+    /// Appends copies of the first `bytes` of what is unsent to `into`: takes them off the writer's
+    /// hands (report them as `sent`).
     ///
     /// # Panics
     /// When the slot is not in flight or fewer bytes are unsent.
@@ -590,8 +597,8 @@ impl LoopEnd {
         self.workers.worker_of(seat)
     }
 
-    /// Gives the room of bytes that went out back to the writer, and wakes it if it waits and at least
-    /// half of the ring is free.
+    /// Gives the room of bytes that went out back to the writer, and wakes it if it waits and at
+    /// least half of the ring is free.
     ///
     /// # Panics
     /// When more is sent than was unsent.
@@ -621,8 +628,8 @@ impl LoopEnd {
         book.kernel_operations += 1;
     }
 
-    /// The kernel's operation has ended (its last completion, notifications included). Frees a slot that
-    /// waited only for this.
+    /// The kernel's operation has ended (its last completion, notifications included). Frees a slot
+    /// that waited only for this.
     ///
     /// # Panics
     /// When no operation was begun.
@@ -636,9 +643,9 @@ impl LoopEnd {
         }
     }
 
-    /// The caller is done with the slot. True: it is free. False: it is quarantined until its seat is done
-    /// or dead and the kernel has let go. Not the caller's any more either way. A request that still waits
-    /// is withdrawn, one that still runs is abandoned.
+    /// The caller is done with the slot. True: it is free. False: it is quarantined until its seat
+    /// is done or dead and the kernel has let go. Not the caller's any more either way. A request
+    /// that still waits is withdrawn, one that still runs is abandoned.
     ///
     /// # Errors
     /// The claim word is impossible; the slot stays out of use.
@@ -695,9 +702,9 @@ impl LoopEnd {
         (self.head_seen < self.tail).then(|| self.queued_at_ns[at])
     }
 
-    /// Says that the loop sleeps, and looks once more. True: it may sleep. False: there is news, the flag
-    /// is down again. A loop with several pools asks each. Before sleeping without a time limit of at most
-    /// 500 µs, `queue_is_empty` must have said true *first*.
+    /// Says that the loop sleeps, and looks once more. True: it may sleep. False: there is news,
+    /// the flag is down again. A loop with several pools asks each. Before sleeping without a time
+    /// limit of at most 500 µs, `queue_is_empty` must have said true *first*.
     ///
     /// # Errors
     /// An earlier call met something impossible that it could not return.
@@ -734,7 +741,8 @@ impl LoopEnd {
         self.view().down_slot(slot).close_after.store(1, Ordering::Relaxed);
     }
 
-    /// Lets seats of generations `floor..=ceiling` pull, and wakes all sleeping ones so that they look.
+    /// Lets seats of generations `floor..=ceiling` pull, and wakes all sleeping ones so that they
+    /// look.
     pub fn set_generations(&mut self, floor: u32, ceiling: u32) {
         self.workers.set_generations(floor, ceiling);
         let rules = &self.view().down_control().rules.value;
@@ -752,7 +760,8 @@ impl LoopEnd {
         })
     }
 
-    /// Slots reserved, queued or running: what an in-flight bound counts. Quarantined ones are not in it.
+    /// Slots reserved, queued or running: what an in-flight bound counts. Quarantined ones are not
+    /// in it.
     #[inline]
     pub fn in_flight(&self) -> u32 {
         self.slots.count() - self.slots.free_count() - self.slots.quarantined_count()

@@ -1,9 +1,9 @@
-//! Loom models: every interleaving (up to a bound on preemptions) of the protocol files, each also with
-//! a party that stops for ever before each of its steps.
+//! Loom models: every interleaving (up to a bound on preemptions) of the protocol files, each also
+//! with a party that stops for ever before each of its steps.
 //!
-//! They run the code that ships: only the atomics, the futex and the bell are loom's (see `sync`). What a
-//! model adds is the memory, the parties and what must hold. A lost wake-up is a deadlock, which loom
-//! reports; a byte read too early is a race on a cell, which loom reports too.
+//! They run the code that ships: only the atomics, the futex and the bell are loom's (see `sync`).
+//! What a model adds is the memory, the parties and what must hold. A lost wake-up is a deadlock,
+//! which loom reports; a byte read too early is a race on a cell, which loom reports too.
 //!
 //! `make loom` runs them: `RUSTFLAGS="--cfg loom" cargo test --release -p ringhorn-exchange`.
 
@@ -212,8 +212,8 @@ fn explore(preemptions: usize, scenario: impl Fn() + Sync + Send + 'static) {
     builder.check(scenario);
 }
 
-/// Explores `scenario` for a party that stops before its first step, its second, and so on, and at last
-/// one that lives. The scenario is given the steps and says whether the party came to its end.
+/// Explores `scenario` for a party that stops before its first step, its second, and so on, and at
+/// last one that lives. The scenario is given the steps and says whether the party came to its end.
 fn explore_every_stop(preemptions: usize, scenario: fn(usize) -> bool) {
     for steps in 0.. {
         assert!(steps < 500, "the party never comes to its end");

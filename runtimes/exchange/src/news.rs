@@ -1,12 +1,14 @@
 //! News: how a worker tells its loop that a slot changed, and how the loop goes to sleep beside it.
 //!
 //! Where it stands in the walk of a request: after the seat published bytes or its end, before
-//! `event_loop/reply.rs` looks at the slot. Bit `s` of the bitmap says "slot s changed"; setting it is
-//! idempotent and wait-free. Whoever set one rings the bell only if the loop says that it sleeps.
+//! `event_loop/reply.rs` looks at the slot. Bit `s` of the bitmap says "slot s changed"; setting it
+//! is idempotent and wait-free. Whoever set one rings the bell only if the loop says that it
+//! sleeps.
 //!
-//! Orderings: the bit is set with release after what it announces, and taken with acquire. Sleeping is
-//! the one place where each side writes one thing and reads the other's: the worker sets the bit, fences,
-//! reads the flag; the loop sets the flag, fences, reads the bits. One of the two sees the other.
+//! Orderings: the bit is set with release after what it announces, and taken with acquire. Sleeping
+//! is the one place where each side writes one thing and reads the other's: the worker sets the
+//! bit, fences, reads the flag; the loop sets the flag, fences, reads the bits. One of the two sees
+//! the other.
 
 use crate::SlotIndex;
 use crate::queue::ReadyQueue;
@@ -32,7 +34,8 @@ impl News<'_> {
         self.words.iter().any(|word| word.load(Ordering::Relaxed) != 0)
     }
 
-    /// Loop: takes all bits and gives each to `see`. Slots that do not exist are the caller's to drop.
+    /// Loop: takes all bits and gives each to `see`. Slots that do not exist are the caller's to
+    /// drop.
     #[inline]
     pub fn take(&self, mut see: impl FnMut(SlotIndex)) {
         for (at, word) in self.words.iter().enumerate() {
@@ -62,9 +65,9 @@ pub enum Told {
 
 /// Worker: says that `slot` changed. `queue` is given where the bell may be deferred.
 ///
-/// Deferring is sound because the loop looks at the queue before the bitmap when it goes to sleep without
-/// a time limit: the bit was set and fenced before the queue was seen not empty here, so a loop that saw
-/// it empty after that sees the bit.
+/// Deferring is sound because the loop looks at the queue before the bitmap when it goes to sleep
+/// without a time limit: the bit was set and fenced before the queue was seen not empty here, so a
+/// loop that saw it empty after that sees the bit.
 #[inline]
 pub fn tell(
     news: News<'_>,
@@ -86,8 +89,8 @@ pub fn must_ring(sleeping: &AtomicU32) -> bool {
     sleeping.load(Ordering::Relaxed) != 0
 }
 
-/// Loop: says that it sleeps and looks once more. True: it may sleep. False: there is news and the flag is
-/// down again.
+/// Loop: says that it sleeps and looks once more. True: it may sleep. False: there is news and the
+/// flag is down again.
 #[inline]
 pub fn prepare_sleep(sleeping: &AtomicU32, news: News<'_>) -> bool {
     sleeping.store(1, Ordering::Relaxed);
@@ -99,7 +102,8 @@ pub fn prepare_sleep(sleeping: &AtomicU32, news: News<'_>) -> bool {
     true
 }
 
-/// Loop: says that it no longer sleeps. Relaxed: a worker that still sees the flag rings once too often.
+/// Loop: says that it no longer sleeps. Relaxed: a worker that still sees the flag rings once too
+/// often.
 #[inline]
 pub fn awake(sleeping: &AtomicU32) {
     sleeping.store(0, Ordering::Relaxed);

@@ -1,22 +1,24 @@
 //! A seat's futex word and the bitmap of idle seats: how a seat sleeps and who wakes it.
 //!
-//! Where it stands in the walk of a request: a seat without work sleeps here until the loop queued some;
-//! a seat within a request sleeps here until body bytes came, room was made, or the loop gave it up. One
-//! word for everything it waits for.
+//! Where it stands in the walk of a request: a seat without work sleeps here until the loop queued
+//! some; a seat within a request sleeps here until body bytes came, room was made, or the loop gave
+//! it up. One word for everything it waits for.
 //!
 //! ```text
 //!   AWAKE ──seat──▶ IDLE or WAITING ──waker, by swap──▶ NOTIFIED ──seat──▶ AWAKE
 //!                          └──────────────seat────────────────────────────▶ ┘
 //! ```
 //!
-//! Orderings: the sleeper stores its state, fences, looks at everything it waits for once more, and only
-//! then sleeps. The waker publishes, fences, and swaps the state to NOTIFIED; the winner of the swap makes
-//! the one wake-up call. By the two fences either the sleeper's last look or the waker's swap succeeds.
+//! Orderings: the sleeper stores its state, fences, looks at everything it waits for once more, and
+//! only then sleeps. The waker publishes, fences, and swaps the state to NOTIFIED; the winner of
+//! the swap makes the one wake-up call. By the two fences either the sleeper's last look or the
+//! waker's swap succeeds.
 //!
-//! The idle bitmap is a hint that saves looking at every word. Only the seat itself sets and clears its
-//! bit (set before IDLE, cleared after), so that a set bit covers every idle seat. Were the waker to clear
-//! the bit it used, a slow one could clear it after the seat had gone to sleep again, and that seat would
-//! be invisible. A bit left behind by a dead seat is cleared when its death is noted.
+//! The idle bitmap is a hint that saves looking at every word. Only the seat itself sets and clears
+//! its bit (set before IDLE, cleared after), so that a set bit covers every idle seat. Were the
+//! waker to clear the bit it used, a slow one could clear it after the seat had gone to sleep
+//! again, and that seat would be invisible. A bit left behind by a dead seat is cleared when its
+//! death is noted.
 
 use std::time::Duration;
 
@@ -53,8 +55,8 @@ pub enum SleepEnd {
 }
 
 impl SeatLine {
-    /// Seat: sleeps as `state` (IDLE or WAITING) unless `has_reason` finds something to do after the state
-    /// was stored. One thread of one process at a time.
+    /// Seat: sleeps as `state` (IDLE or WAITING) unless `has_reason` finds something to do after
+    /// the state was stored. One thread of one process at a time.
     #[inline]
     pub fn sleep(
         &self,
@@ -79,7 +81,8 @@ impl SeatLine {
         }
     }
 
-    /// Seat: sleeps for want of work unless `has_reason` finds some, with its idle bit set meanwhile.
+    /// Seat: sleeps for want of work unless `has_reason` finds some, with its idle bit set
+    /// meanwhile.
     #[inline]
     pub fn sleep_for_work(
         &self,
@@ -94,7 +97,8 @@ impl SeatLine {
         end
     }
 
-    /// Waker, after it published and fenced: wakes the seat if it sleeps as `state`. True: this call did.
+    /// Waker, after it published and fenced: wakes the seat if it sleeps as `state`. True: this
+    /// call did.
     #[inline]
     pub fn notify(&self, state: u32) -> bool {
         let word = self.word.word();

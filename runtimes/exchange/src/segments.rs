@@ -1,7 +1,7 @@
 //! The parts of a mapped segment by name, for either end.
 //!
-//! Where it stands in the walk of a request: between the layout (numbers) and the protocol (references).
-//! Nothing here decides anything.
+//! Where it stands in the walk of a request: between the layout (numbers) and the protocol
+//! (references). Nothing here decides anything.
 
 use crate::SlotIndex;
 use crate::geometry::{

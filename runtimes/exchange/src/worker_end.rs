@@ -8,9 +8,10 @@
 //! - It pulls from a loop only while floor ≤ its generation ≤ ceiling there.
 //! - It serves its paired loop first and looks at the others when that is dry and at least every
 //!   [`OTHER_QUEUES_EVERY`] requests. It claims one request at a time.
-//! - It may defer a bell only while that loop's queue is not empty: if it takes the last entry, turns to
-//!   another loop's queue or finds nothing, it rings first. A loop whose queue is not empty never sleeps
-//!   longer than 500 µs, so a seat that dies with a deferred bell delays its news by that at most.
+//! - It may defer a bell only while that loop's queue is not empty: if it takes the last entry,
+//!   turns to another loop's queue or finds nothing, it rings first. A loop whose queue is not
+//!   empty never sleeps longer than 500 µs, so a seat that dies with a deferred bell delays its
+//!   news by that at most.
 //!
 //! In a forked child (see `fork`) nothing here touches the segments: they are not mapped there.
 
@@ -98,8 +99,8 @@ pub enum WorkWake {
 /// Why a wait within a request returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RequestWake {
-    /// Try again. May be for no reason (a signal arrived, `interrupt` was called): run the interpreter's
-    /// handlers before waiting again.
+    /// Try again. May be for no reason (a signal arrived, `interrupt` was called): run the
+    /// interpreter's handlers before waiting again.
     Ready,
     /// The loop gave the request up.
     Cancelled,
@@ -196,8 +197,8 @@ impl WorkerEnd {
         })
     }
 
-    /// A seat of this worker. `number` is one of those that Setup gave it, each used once; `paired_loop`
-    /// is the number of the loop to serve first.
+    /// A seat of this worker. `number` is one of those that Setup gave it, each used once;
+    /// `paired_loop` is the number of the loop to serve first.
     ///
     /// # Panics
     /// When the pool has no such seat.
@@ -220,8 +221,8 @@ impl WorkerEnd {
         }
     }
 
-    /// Graceful stop, from any thread: seats that wait for work, or come to, get `Stop`; requests in hand
-    /// go on.
+    /// Graceful stop, from any thread: seats that wait for work, or come to, get `Stop`; requests
+    /// in hand go on.
     pub fn stop(&self) {
         self.stop_as(STOPPING);
     }
@@ -245,8 +246,8 @@ impl WorkerEnd {
         }
     }
 
-    /// Wakes one waiting seat because a signal arrived. Only stores to atomics and makes one system call:
-    /// a signal handler may call it.
+    /// Wakes one waiting seat because a signal arrived. Only stores to atomics and makes one system
+    /// call: a signal handler may call it.
     pub fn interrupt(&self, number: u16) {
         if is_forked() || u32::from(number) >= self.seats_count {
             return;
@@ -330,9 +331,9 @@ impl Scratch {
 pub(crate) struct Place {
     end: Arc<WorkerEnd>,
     number: u16,
-    /// Bit a loop (by its place in `end.loops`): news was set and the bell not rung. Relaxed: written by
-    /// the thread that has the claim and the one that has the seat, which are one or hand over by other
-    /// means.
+    /// Bit a loop (by its place in `end.loops`): news was set and the bell not rung. Relaxed:
+    /// written by the thread that has the claim and the one that has the seat, which are one or
+    /// hand over by other means.
     deferred: AtomicU64,
     scratch: Mutex<Option<Box<Scratch>>>,
 }
@@ -353,8 +354,8 @@ impl Place {
         self.end.seats_view().line(self.number)
     }
 
-    /// Tells a loop that a slot changed. With `may_defer` the bell waits while the loop's queue is not
-    /// empty.
+    /// Tells a loop that a slot changed. With `may_defer` the bell waits while the loop's queue is
+    /// not empty.
     #[inline]
     pub fn tell(&self, at: usize, slot: SlotIndex, may_defer: bool) {
         let view = self.view(at);
@@ -492,8 +493,8 @@ impl Seat {
         Some(Claim::new(Arc::clone(place), at, ticket))
     }
 
-    /// Sleeps until there may be work, at most `timeout`. Called without the GIL. Rings deferred bells
-    /// first.
+    /// Sleeps until there may be work, at most `timeout`. Called without the GIL. Rings deferred
+    /// bells first.
     pub fn wait_for_work(&mut self, timeout: Option<Duration>) -> WorkWake {
         self.ring_deferred();
         if is_forked() {
@@ -515,7 +516,8 @@ impl Seat {
         }
     }
 
-    /// Rings bells that were deferred. For a runtime that is about to let its application block for long.
+    /// Rings bells that were deferred. For a runtime that is about to let its application block for
+    /// long.
     #[inline]
     pub fn ring_deferred(&mut self) {
         if !is_forked() {

@@ -55,7 +55,8 @@ fn a_forked_child_is_refused_and_harms_nothing() {
     let slot = request(end, "/");
     request(end, "/second");
     let mut claim = seat.try_claim().unwrap();
-    // SAFETY: the child runs only code that allocates nothing and takes no lock another thread may hold.
+    // SAFETY: the child runs only code that allocates nothing and takes no lock another thread may
+    // hold.
     let child = unsafe { libc::fork() };
     if child == 0 {
         let wrong = wrong_in_child(&worker, &mut seat, claim);

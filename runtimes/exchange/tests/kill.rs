@@ -1,5 +1,5 @@
-//! A worker is killed with SIGKILL at random instants under load, many hundred times: no hang, no lost
-//! slot, no other request harmed, nothing delivered to the wrong client.
+//! A worker is killed with SIGKILL at random instants under load, many hundred times: no hang, no
+//! lost slot, no other request harmed, nothing delivered to the wrong client.
 //!
 //! `RINGHORN_KILLS=10000` runs longer, `RINGHORN_SEED` repeats a run as far as the machine lets it.
 #![cfg(not(loom))]

@@ -1,4 +1,5 @@
-//! Bitmap, sleep flag and bell: no news is slept through, also when bells are deferred or a worker dies.
+//! Bitmap, sleep flag and bell: no news is slept through, also when bells are deferred or a worker
+//! dies.
 
 use loom::thread;
 
@@ -64,8 +65,9 @@ fn serve_with_deferred_bells(memory: &Memory, seat: u16) {
     ring(memory, &mut deferred);
 }
 
-/// Two seats with deferred bells, one of them mortal, two requests. The loop keeps its rule: it looks at
-/// the queue first and then at the bitmap, and sleeps without a time limit only if both are empty.
+/// Two seats with deferred bells, one of them mortal, two requests. The loop keeps its rule: it
+/// looks at the queue first and then at the bitmap, and sleeps without a time limit only if both
+/// are empty.
 fn deferred_bells(steps: usize) -> bool {
     let memory = Arc::new(Memory::new(2, 8, 2));
     memory.enqueue(0, 1, 0);

@@ -1,4 +1,5 @@
-//! Claim word and ready queue: every request to exactly one party, none stranded, no record read early.
+//! Claim word and ready queue: every request to exactly one party, none stranded, no record read
+//! early.
 
 use loom::thread;
 
@@ -124,7 +125,8 @@ fn abandon_against_finish(steps: usize) -> bool {
                 assert_eq!(memory.cell(0), 7, "the response is there");
                 break;
             }
-            // Between these two looks it may have said DONE: the freeing swap would fail, look again.
+            // Between these two looks it may have said DONE: the freeing swap would fail, look
+            // again.
             HandState::Owned | HandState::Abandoned if memory.is_dead() => {
                 assert_eq!(hand.state == HandState::Abandoned, abandoned);
                 if claim::free(&memory.up_slots[0].word, hand).is_ok() {

@@ -1,7 +1,7 @@
 //! The same operations on loom's types, each one counted as a step of the thread that makes it.
 //!
-//! A thread that runs inside [`mortal`] stops for ever before its step number `steps`: it unwinds out of
-//! whatever it was doing without touching shared memory again, as a killed process does.
+//! A thread that runs inside [`mortal`] stops for ever before its step number `steps`: it unwinds
+//! out of whatever it was doing without touching shared memory again, as a killed process does.
 
 use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe};
@@ -95,8 +95,8 @@ macro_rules! atomic {
 atomic!(AtomicU32, u32);
 atomic!(AtomicU64, u64);
 
-/// A word that one thread may sleep on. The kernel's guarantee is modelled by a lock: comparing the word
-/// and going to sleep are one step as seen by wakers.
+/// A word that one thread may sleep on. The kernel's guarantee is modelled by a lock: comparing the
+/// word and going to sleep are one step as seen by wakers.
 #[derive(Debug)]
 pub struct FutexWord {
     word: AtomicU32,

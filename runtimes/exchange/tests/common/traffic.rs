@@ -1,8 +1,9 @@
-//! Requests that can be told apart to the last byte, and the two programs that exchange them: a worker
-//! process (this test binary again, its control socket as standard input) and an event loop in small.
+//! Requests that can be told apart to the last byte, and the two programs that exchange them: a
+//! worker process (this test binary again, its control socket as standard input) and an event loop
+//! in small.
 //!
-//! Every request has a number; all bytes of its body and of its response follow from that number, so a
-//! byte delivered to the wrong request is seen.
+//! Every request has a number; all bytes of its body and of its response follow from that number,
+//! so a byte delivered to the wrong request is seen.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -391,8 +392,8 @@ impl MiniLoop {
         Ok(true)
     }
 
-    /// Writes as much of the request's body as fits: until the ring takes less than it is given, since
-    /// only then is there news of room.
+    /// Writes as much of the request's body as fits: until the ring takes less than it is given,
+    /// since only then is there news of room.
     fn feed(&mut self, slot: SlotIndex) -> Result<(), Impossible> {
         let Some(flight) = self.flights.get_mut(&slot) else { return Ok(()) };
         while flight.written < flight.plan.body {
