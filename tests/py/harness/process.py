@@ -61,6 +61,8 @@ def descriptors(pid):
 
 
 def signal_set(mask):
-    """The signal numbers of a hexadecimal mask of /proc/PID/status."""
+    """The signal numbers of a hexadecimal mask of /proc/PID/status, without 32 and 33: they are
+    the C library's own, and a child of CPython 3.13 may have them ignored in any program."""
     bits = int(mask, 16)
-    return {number for number in range(1, 65) if bits & (1 << (number - 1))}
+    own = (32, 33)
+    return {number for number in range(1, 65) if bits & (1 << (number - 1))} - set(own)
