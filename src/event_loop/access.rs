@@ -16,6 +16,7 @@ use super::state::State;
 use crate::config::limits::ACCESS_VALUE_BYTES_MAX;
 use crate::driver::ConnectionIndex;
 use crate::log::{AccessCaptures, AccessRecord, Phases};
+use crate::protocol::http1::percent_decode;
 
 impl State {
     /// Notes a complete head.
@@ -115,7 +116,18 @@ fn request_line<'a>(head: &Head<'a>) -> (&'a [u8], &'a [u8]) {
 
 fn variables(captures: &AccessCaptures, head: &Head<'_>) -> Vec<Option<Box<[u8]>>> {
     let cut = |value: &[u8]| value[..value.len().min(ACCESS_VALUE_BYTES_MAX)].into();
-    captures.variables.iter().map(|name| value(head, name).map(cut)).collect()
+    captures
+        .variables
+        .iter()
+        .map(|name| match (head, &**name) {
+            // As the application sees it; a path that cannot be decoded was refused.
+            (Head::Http(head), b"PATH_INFO") => {
+                let mut decoded = vec![0; head.path.len()];
+                percent_decode(head.path, &mut decoded).ok().map(|path| cut(path))
+            }
+            _ => value(head, name).map(cut),
+        })
+        .collect()
 }
 
 /// The value of the environ variable `name`, as far as the head states it.
@@ -124,7 +136,6 @@ fn value<'a>(head: &Head<'a>, name: &[u8]) -> Option<&'a [u8]> {
         Head::Uwsgi(packet, _) => value_of(packet, name),
         Head::Http(head) => match name {
             b"REQUEST_METHOD" => Some(head.method),
-            b"PATH_INFO" => Some(head.path),
             b"QUERY_STRING" => Some(head.query),
             b"REQUEST_URI" | b"RAW_URI" => Some(head.target),
             b"SERVER_PROTOCOL" => Some(version_text(head.version)),
