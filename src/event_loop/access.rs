@@ -7,12 +7,14 @@
 //! Invariants: each request that got as far as a head leaves at most one record; a full channel
 //! drops it and counts.
 
+use std::net::SocketAddr;
 use std::time::SystemTime;
 
 use super::dispatch::Head;
 use super::messages::Report;
 use super::request_record::{environ_name, value_of, version_text};
 use super::state::State;
+use crate::config::ListenerFacts;
 use crate::config::limits::ACCESS_VALUE_BYTES_MAX;
 use crate::driver::ConnectionIndex;
 use crate::log::{AccessCaptures, AccessRecord, Phases};
@@ -22,6 +24,7 @@ impl State {
     /// Notes a complete head.
     pub fn capture(&mut self, index: ConnectionIndex, head: &Head<'_>) {
         let Some(captures) = &self.settings.access else { return };
+        let listener = &self.settings.listeners[usize::from(self.table[index].listener)];
         let connection = &mut self.table[index];
         let remote_addr = match (captures.remote_addr, connection.peer, head) {
             (true, _, Head::Uwsgi(packet, _)) => value_of(packet, b"REMOTE_ADDR")
@@ -41,7 +44,7 @@ impl State {
             method: Box::default(),
             target: Box::default(),
             protocol: Box::default(),
-            variables: variables(captures, head),
+            variables: variables(captures, head, connection.peer, listener),
             response_head: None,
             status: 0,
             response_body_bytes: 0,
@@ -114,7 +117,12 @@ fn request_line<'a>(head: &Head<'a>) -> (&'a [u8], &'a [u8]) {
     }
 }
 
-fn variables(captures: &AccessCaptures, head: &Head<'_>) -> Vec<Option<Box<[u8]>>> {
+fn variables(
+    captures: &AccessCaptures,
+    head: &Head<'_>,
+    peer: Option<SocketAddr>,
+    listener: &ListenerFacts,
+) -> Vec<Option<Box<[u8]>>> {
     let cut = |value: &[u8]| value[..value.len().min(ACCESS_VALUE_BYTES_MAX)].into();
     captures
         .variables
@@ -125,6 +133,14 @@ fn variables(captures: &AccessCaptures, head: &Head<'_>) -> Vec<Option<Box<[u8]>
                 let mut decoded = vec![0; head.path.len()];
                 percent_decode(head.path, &mut decoded).ok().map(|path| cut(path))
             }
+            (Head::Http(_), b"REMOTE_ADDR") => {
+                peer.map(|peer| cut(peer.ip().to_canonical().to_string().as_bytes()))
+            }
+            (Head::Http(_), b"REMOTE_PORT") => {
+                peer.map(|peer| cut(peer.port().to_string().as_bytes()))
+            }
+            (Head::Http(_), b"SERVER_NAME") => Some(cut(listener.server_name.as_bytes())),
+            (Head::Http(_), b"SERVER_PORT") => Some(cut(listener.server_port.as_bytes())),
             _ => value(head, name).map(cut),
         })
         .collect()
