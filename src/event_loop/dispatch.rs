@@ -12,6 +12,7 @@ use ringhorn_exchange::{BodyEnd, MethodId, Protocol, RecordFlags, RecordStart};
 
 use super::request_record::{self, RecordFacts};
 use super::state::State;
+use super::uwsgi_record;
 use crate::config::ListenerFacts;
 use crate::connection::body::Body;
 use crate::connection::reply::Reply;
@@ -76,17 +77,16 @@ impl State {
     ) -> Result<(), Rejection> {
         let trusted = self.is_trusted(index);
         let made_id = self.request_ids.make();
+        let id = request_record::request_id(head, trusted, &made_id);
         let settings = &self.settings;
         let connection = &mut self.table[index];
         let listener: &ListenerFacts = &settings.listeners[usize::from(connection.listener)];
         let facts = RecordFacts {
             listener,
             peer: connection.peer,
-            trusted,
             content_length: content_length(head, body, connection.extra.as_deref()),
-            made_id,
+            request_id: id,
         };
-        let id = facts.request_id(head);
         if let Some(access) = connection.extra.as_mut().and_then(|extra| extra.access.as_mut()) {
             access.request_id = id.into();
         }
@@ -95,7 +95,7 @@ impl State {
             protocol: protocol(head),
             method: MethodId::of(head.method()),
             flags: RecordFlags {
-                https: facts.is_https(head),
+                https: request_record::is_https(head, trusted),
                 head_method: connection.is_head_request,
                 body_gathered: matches!(body, BodyAtHand::Whole(_)) || connection.is_request_read(),
                 keep_alive: connection.keep_alive,
@@ -107,7 +107,7 @@ impl State {
                 request_record::write_http(&mut record, head, &facts, &mut self.scratch)?;
             }
             Head::Uwsgi(packet, head) => {
-                request_record::write_uwsgi(&mut record, packet, head, &facts)
+                uwsgi_record::write_uwsgi(&mut record, packet, head, &facts)
             }
         }
         record.finish().map_err(|_| HEAD_TOO_LARGE)

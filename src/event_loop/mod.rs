@@ -11,7 +11,7 @@
 //! | `receive.rs` | bytes → codec → head, body or rest |
 //! | `admission.rs` | head → refused, gathered or dispatched |
 //! | `gather.rs` | bodies in memory, in spool files, into the ring |
-//! | `dispatch.rs`, `request_record.rs` | slot, record, ready queue |
+//! | `dispatch.rs`, `request_record.rs`, `uwsgi_record.rs` | slot, record, ready queue |
 //! | `reply.rs` | news → send → slot given back → next request or close |
 //! | `close.rs`, `expiry.rs`, `deadlines.rs` | ends and deadlines |
 //! | `commands.rs`, `messages.rs` | the supervisor |
@@ -40,6 +40,7 @@ mod start;
 mod state;
 mod table;
 mod turn;
+mod uwsgi_record;
 
 pub use messages::{Command, Report};
 pub use start::{LoopSetup, connection_numbers, start};

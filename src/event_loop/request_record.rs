@@ -16,7 +16,6 @@ use std::net::SocketAddr;
 use ringhorn_exchange::{KeyId, RecordWriter};
 
 use super::dispatch::Head;
-use super::state::REQUEST_ID_BYTES;
 use crate::config::ListenerFacts;
 use crate::http::{Field, Rejection, Version};
 use crate::protocol::http1::{FIELDS_MAX, RequestHead, percent_decode};
@@ -32,35 +31,31 @@ pub struct RecordFacts<'a> {
     pub listener: &'a ListenerFacts,
     /// The peer; `None` for Unix sockets.
     pub peer: Option<SocketAddr>,
-    /// The peer may state facts about the client.
-    pub trusted: bool,
     /// The body's length, where known.
     pub content_length: Option<u64>,
-    /// The request id to use unless the peer gives one.
-    pub made_id: [u8; REQUEST_ID_BYTES],
+    /// The request's id.
+    pub request_id: &'a [u8],
 }
 
-impl RecordFacts<'_> {
-    /// The request's id: the trusted peer's, or the made one.
-    pub fn request_id<'r>(&'r self, head: &Head<'r>) -> &'r [u8] {
-        let given = match head {
-            Head::Http(head) if self.trusted => head.fields.value_of("x-request-id"),
-            Head::Uwsgi(packet, _) => value_of(packet, b"HTTP_X_REQUEST_ID"),
-            Head::Http(_) => None,
-        };
-        given.filter(|id| is_request_id(id)).unwrap_or(&self.made_id)
-    }
+/// The request's id: what a trusted peer says, else the made one.
+pub fn request_id<'a>(head: &Head<'a>, trusted: bool, made: &'a [u8]) -> &'a [u8] {
+    let given = match head {
+        Head::Http(head) if trusted => head.fields.value_of("x-request-id"),
+        Head::Uwsgi(packet, _) => value_of(packet, b"HTTP_X_REQUEST_ID"),
+        Head::Http(_) => None,
+    };
+    given.filter(|id| is_request_id(id)).unwrap_or(made)
+}
 
-    /// `wsgi.url_scheme` is https.
-    pub fn is_https(&self, head: &Head<'_>) -> bool {
-        match head {
-            Head::Http(head) if self.trusted => head
-                .fields
-                .value_of("x-forwarded-proto")
-                .is_some_and(|value| value.eq_ignore_ascii_case(b"https")),
-            Head::Http(_) => false,
-            Head::Uwsgi(_, head) => head.is_https,
-        }
+/// `wsgi.url_scheme` is https.
+pub fn is_https(head: &Head<'_>, trusted: bool) -> bool {
+    match head {
+        Head::Http(head) if trusted => head
+            .fields
+            .value_of("x-forwarded-proto")
+            .is_some_and(|value| value.eq_ignore_ascii_case(b"https")),
+        Head::Http(_) => false,
+        Head::Uwsgi(_, head) => head.is_https,
     }
 }
 
@@ -85,7 +80,7 @@ pub fn write_http(
     write_peer(record, facts, scratch);
     write_content_length(record, facts.content_length);
     write_fields(record, head, scratch);
-    record.known(KeyId::REQUEST_ID, facts.request_id(&Head::Http(head)));
+    record.known(KeyId::REQUEST_ID, facts.request_id);
     Ok(())
 }
 
@@ -123,7 +118,7 @@ fn write_peer(record: &mut RecordWriter<'_>, facts: &RecordFacts<'_>, scratch: &
     record.known(KeyId::REMOTE_PORT, scratch);
 }
 
-fn write_content_length(record: &mut RecordWriter<'_>, content_length: Option<u64>) {
+pub fn write_content_length(record: &mut RecordWriter<'_>, content_length: Option<u64>) {
     let Some(mut bytes) = content_length else { return };
     let mut digits = [0u8; 20];
     let mut start = digits.len();
@@ -210,93 +205,6 @@ pub fn environ_name(field_name: &[u8], out: &mut Vec<u8>) {
         b'-' => b'_',
         byte => byte.to_ascii_uppercase(),
     }));
-}
-
-/// Writes a uwsgi packet's variables, those that are passed on, and what PEP 3333 demands beside
-/// them.
-pub fn write_uwsgi(
-    record: &mut RecordWriter<'_>,
-    packet: &uwsgi::Packet<'_>,
-    head: &uwsgi::RequestHead<'_>,
-    facts: &RecordFacts<'_>,
-) {
-    let or = |value: Option<&[u8]>| value.is_none_or(<[u8]>::is_empty);
-    let server_name = value_of(packet, b"SERVER_NAME");
-    let server_port = value_of(packet, b"SERVER_PORT");
-    record.known(KeyId::REQUEST_METHOD, head.method);
-    record.known(KeyId::SCRIPT_NAME, head.script_name.unwrap_or(b""));
-    record.known(KeyId::PATH_INFO, head.path_info.unwrap_or(b""));
-    record.known(KeyId::QUERY_STRING, head.query.unwrap_or(b""));
-    record.known(
-        KeyId::SERVER_PROTOCOL,
-        head.protocol.filter(|text| !text.is_empty()).unwrap_or(b"HTTP/1.1"),
-    );
-    if or(server_name) {
-        record.known(KeyId::SERVER_NAME, facts.listener.server_name.as_bytes());
-    }
-    if or(server_port) {
-        record.known(KeyId::SERVER_PORT, facts.listener.server_port.as_bytes());
-    }
-    write_content_length(record, facts.content_length);
-    let mut seen = (1u128 << KeyId::REQUEST_METHOD.index())
-        | (1u128 << KeyId::SCRIPT_NAME.index())
-        | (1u128 << KeyId::PATH_INFO.index())
-        | (1u128 << KeyId::QUERY_STRING.index())
-        | (1u128 << KeyId::SERVER_PROTOCOL.index())
-        | (1u128 << KeyId::CONTENT_LENGTH.index());
-    for (place, (key, value)) in packet.passed_on().enumerate() {
-        let is_unset_server = value.is_empty() && matches!(key, b"SERVER_NAME" | b"SERVER_PORT");
-        if !is_unset_server {
-            write_variable(record, packet, place, key, value, &mut seen);
-        }
-    }
-    record.known(KeyId::REQUEST_ID, facts.request_id(&Head::Uwsgi(packet, head)));
-}
-
-fn write_variable(
-    record: &mut RecordWriter<'_>,
-    packet: &uwsgi::Packet<'_>,
-    place: usize,
-    key: &[u8],
-    value: &[u8],
-    seen: &mut u128,
-) {
-    let known = KeyId::of_environ(key);
-    let is_repeat = match known {
-        Some(id) => *seen & (1u128 << id.index()) != 0,
-        None => packet.passed_on().take(place).any(|(other, _)| other == key),
-    };
-    if is_repeat {
-        return;
-    }
-    if let Some(id) = known {
-        *seen |= 1u128 << id.index();
-    }
-    let mut same = packet.passed_on().skip(place + 1).filter(|(other, _)| *other == key);
-    let Some((_, second)) = same.next() else {
-        match known {
-            Some(id) => record.known(id, value),
-            None => record.named(key, value),
-        }
-        return;
-    };
-    let separator: &[u8] = match uwsgi::repeat_rule(key) {
-        uwsgi::Repeat::JoinByComma => b", ",
-        uwsgi::Repeat::JoinBySemicolon => b"; ",
-        uwsgi::Repeat::LastCounts => {
-            let last = same.last().map_or(second, |(_, value)| value);
-            match known {
-                Some(id) => record.known(id, last),
-                None => record.named(key, last),
-            }
-            return;
-        }
-    };
-    let all = packet.passed_on().filter(|(other, _)| *other == key).map(|(_, value)| value);
-    match known {
-        Some(id) => record.known_joined(id, all, separator),
-        None => record.named_joined(key, all, separator),
-    }
 }
 
 /// The value of a packet's variable: of repeated ones the last counts.

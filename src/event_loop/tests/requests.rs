@@ -137,3 +137,30 @@ fn never_ends_a_short_response_so_that_it_looks_whole() {
     assert_eq!(stage.counters.replies_broken.read(), 1);
     stage.finish();
 }
+
+#[test]
+fn joins_repeated_uwsgi_keys_however_many_there_are() {
+    for extra in [0, 1_000] {
+        let mut stage = Stage::calm();
+        let names: Vec<String> = (0..extra).map(|n| format!("X{n}")).collect();
+        let mut variables = vec![
+            ("REQUEST_METHOD", "GET"),
+            ("PATH_INFO", "/environ/HTTP_COOKIE/HTTP_X_THING/HTTP_X_FORWARDED_FOR/REMOTE_USER"),
+            ("HTTP_COOKIE", "a=1"),
+            ("HTTP_X_THING", "one"),
+            ("HTTP_X_FORWARDED_FOR", "1.1.1.1"),
+            ("REMOTE_USER", "first"),
+            ("HTTP_X_THING", "two"),
+            ("HTTP_COOKIE", "b=2"),
+            ("HTTP_X_FORWARDED_FOR", "2.2.2.2"),
+            ("REMOTE_USER", "last"),
+            ("HTTP_X_OTHER", "x"),
+        ];
+        variables.extend(names.iter().map(|name| (name.as_str(), "v")));
+        let client = stage.sim.connect(UWSGI, &packet(&variables));
+        stage.settle();
+        let body = response(&client.received()).2;
+        assert_eq!(text(&body), "a=1; b=2|one, two|1.1.1.1, 2.2.2.2|last|", "{extra} more");
+        stage.finish();
+    }
+}

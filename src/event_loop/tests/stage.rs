@@ -244,7 +244,8 @@ impl Job {
         Job { claim, path, body: Vec::new(), is_broken: false, reply: None, written: 0 }
     }
 
-    /// `/echo`: the body. `/big/N`: N bytes. `/cut/N`: states N bytes, sends N/2. `/until-close`:
+    /// `/echo`: the body. `/big/N`: N bytes. `/cut/N`: states N bytes, sends N/2.
+    /// `/environ/A/B`: the values of A and B. `/until-close`:
     /// no length. Anything else: what the worker saw of the request.
     fn step(&mut self) -> Step {
         if self.reply.is_none() {
@@ -270,6 +271,7 @@ impl Job {
         let reply = match self.path.split('/').collect::<Vec<_>>()[..] {
             ["", "echo"] => std::mem::take(&mut self.body),
             ["", "big" | "cut" | "endless", bytes] => vec![b'x'; bytes.parse().unwrap()],
+            ["", "environ", ..] => environ(&self.claim, &self.path).into_bytes(),
             _ => format!(
                 "path={} query={} length={} body={} broken={}",
                 self.path,
@@ -310,6 +312,20 @@ impl Job {
             Err(error) => panic!("{error:?}"),
         }
     }
+}
+
+/// The values of the variables that the path names, each followed by `|`.
+fn environ(claim: &Claim, path: &str) -> String {
+    let value_of = |name: &str| {
+        let named = |key: Key<'_>| match key {
+            Key::Known(id) => id.name() == name,
+            Key::Named(bytes) => bytes == name.as_bytes(),
+        };
+        let values: Vec<_> = claim.variables().filter(|v| named(v.key)).map(|v| v.value).collect();
+        assert_eq!(values.len(), 1, "{name} is there once");
+        String::from_utf8_lossy(values[0]).into_owned() + "|"
+    };
+    path.split('/').skip(2).map(value_of).collect()
 }
 
 fn variable(claim: &Claim, key: KeyId) -> String {
