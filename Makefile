@@ -49,8 +49,8 @@ test-python: build ## pytest against the release build (PYTEST_ARGS=...)
 
 loom: ## The exchange's models: every interleaving of claim, queue, rings, bitmap and waits
 	@tools/needs rust
-	RUSTFLAGS="--cfg loom" LOOM_MAX_PREEMPTIONS=3 cargo test --locked --release \
-	    --package ringhorn-exchange --target-dir $(TARGET)/loom
+	RUSTFLAGS="--cfg loom" LOOM_MAX_PREEMPTIONS=3 CARGO_PROFILE_RELEASE_LTO=off \
+	    cargo test --locked --release --lib --package ringhorn-exchange --target-dir $(TARGET)/loom
 
 fuzz: ## Every fuzz target for FUZZ_SECONDS=60 (needs nightly Rust and cargo-fuzz)
 	@tools/needs build
