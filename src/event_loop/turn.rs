@@ -2,8 +2,9 @@
 //!
 //! Where it stands in the walk of a request: the frame around every step.
 //!
-//! Invariants: see `mod.rs`. Seats are woken once, behind everything a turn queued; a queue that is not
-//! empty is looked at again within [`QUEUE_PATIENCE`], since its workers may leave the bell alone.
+//! Invariants: see `mod.rs`. Seats are woken once, behind everything a turn queued; a queue that is
+//! not empty is looked at again within [`QUEUE_PATIENCE`], since its workers may leave the bell
+//! alone.
 
 use std::time::Duration;
 
@@ -73,8 +74,8 @@ impl<D: Driver> EventLoop<D> {
         Ok(())
     }
 
-    /// With many requests in the exchange more completions are about to come: taking them in one turn
-    /// saves turns, wake-ups and, on a shared core, the worker's interruptions.
+    /// With many requests in the exchange more completions are about to come: taking them in one
+    /// turn saves turns, wake-ups and, on a shared core, the worker's interruptions.
     fn gather(&mut self) {
         let inflight = self.state.inflight;
         if inflight >= GATHER_INFLIGHT_MIN {
@@ -115,7 +116,8 @@ impl<D: Driver> EventLoop<D> {
         }
     }
 
-    /// Gives back memory that a burst grew: once a second, until the slots have been idle long enough.
+    /// Gives back memory that a burst grew: once a second, until the slots have been idle long
+    /// enough.
     fn give_back_pages(&mut self) {
         let state = &mut self.state;
         if state.counters.requests.read() != self.requests_seen {

@@ -4,9 +4,11 @@
 //!
 //! Invariants:
 //! - A key is written once. Repeated `HTTP_*` keys are joined as the fields they were (nginx before
-//!   1.23 sends each by itself), of other repeated keys the last value counts (`uwsgi::repeat_rule`).
-//! - The common packet (known keys, none repeated) is walked twice and compared with nothing; one of
-//!   more keys than [`SURVEYED_MAX`] is sorted. So a packet of 65,535 bytes of keys cannot hold up the loop.
+//!   1.23 sends each by itself), of other repeated keys the last value counts
+//!   (`uwsgi::repeat_rule`).
+//! - The common packet (known keys, none repeated) is walked twice and compared with nothing; one
+//!   of more keys than [`SURVEYED_MAX`] is sorted. So a packet of 65,535 bytes of keys cannot hold
+//!   up the loop.
 
 use ringhorn_exchange::{KeyId, RecordWriter};
 
