@@ -95,6 +95,16 @@ fn papers_name_files_that_exist() {
 }
 
 #[test]
+fn every_page_of_the_documentation_is_listed() {
+    let papers = collect(&root().join("docs"), &[".md"]);
+    let index = papers.iter().find(|paper| paper.path == "README.md").expect("docs has an index");
+    for paper in papers.iter().filter(|paper| paper.path != "README.md") {
+        let is_listed = index.text.contains(&format!("]({})", paper.path));
+        assert!(is_listed, "docs/{} is not listed in docs/README.md", paper.path);
+    }
+}
+
+#[test]
 fn layers_point_one_way() {
     for (rank, (room, granted)) in LAYERS.iter().enumerate() {
         for import in *granted {
