@@ -13,6 +13,8 @@ use ringhorn_exchange::{ResponseEnd, StatedBody, Statement};
 pub struct Reply {
     /// What the worker stated with its first bytes.
     pub statement: Option<Statement>,
+    /// Bytes of chunk framing among those written so far.
+    pub framing_bytes: u64,
     /// Wire bytes that went out.
     pub sent_bytes: u64,
     /// How the worker ended it, once it did.
@@ -54,10 +56,10 @@ impl Reply {
         self.statement.is_some_and(|statement| statement.keep_alive)
     }
 
-    /// Body bytes that went out, as the access log counts them (chunk framing included).
+    /// Body bytes that went out, as the access log counts them: without chunk framing.
     pub fn body_bytes(&self) -> u64 {
         let head = self.statement.map_or(0, |statement| u64::from(statement.head_bytes));
-        self.sent_bytes.saturating_sub(head)
+        self.sent_bytes.saturating_sub(head).saturating_sub(self.framing_bytes)
     }
 }
 

@@ -5,8 +5,9 @@
 //! where a multishot one would send every connection to the loop that armed first.
 //!
 //! Invariants:
-//! - Accepts are armed only while the loop is open (or draining the backlog) and a number is free:
-//!   at the bound of connections the listener's backlog holds the clients.
+//! - Accepts are armed only while the loop is open (or draining the backlog) and below the bound of
+//!   connections, armed accepts included: at the bound the listener's backlog holds the clients.
+//!   With several listeners a loop may pass its share by one connection a listener.
 //! - Descriptor exhaustion pauses accepting for [`PAUSE`] instead of spinning.
 
 use std::time::Duration;
@@ -56,14 +57,23 @@ impl<D: Driver> EventLoop<D> {
             return;
         }
         for number in 0..self.listeners.len() {
-            while self.listeners[number].armed < ACCEPTS_ARMED
-                && self.listeners[number].paused_until_ns <= self.state.now_ns
-            {
+            while self.may_arm(number) {
                 let Some(token) = self.state.table.arm(number as u16) else { return };
                 self.listeners[number].armed += 1;
                 self.driver.accept(self.listeners[number].driver_number, token);
             }
         }
+    }
+
+    /// An armed accept is a connection promised: it counts against the bound. Each listener may have
+    /// one while there is room at all, so that a busy one cannot starve another.
+    fn may_arm(&self, number: usize) -> bool {
+        let listener = &self.listeners[number];
+        let promised: usize = self.listeners.iter().map(|other| usize::from(other.armed)).sum();
+        let connected = self.state.table.open().saturating_sub(promised);
+        let bound = self.state.connections_max;
+        let has_room = connected + promised < bound || (listener.armed == 0 && connected < bound);
+        has_room && listener.armed < ACCEPTS_ARMED && listener.paused_until_ns <= self.state.now_ns
     }
 
     /// Whether a drain saw no new connection for long enough, or took from the backlog for long

@@ -51,6 +51,7 @@ impl State {
             connection.reply.statement = progress.statement;
         }
         connection.reply.ended = progress.end;
+        connection.reply.framing_bytes = progress.framing_bytes;
         let holds_body = connection.extra.as_ref().is_some_and(|extra| extra.body.is_some());
         if holds_body && progress.body_room > 0 && progress.end.is_none() {
             self.feed(index);

@@ -74,6 +74,7 @@ pub fn write_http(
     write_path(record, head.path, scratch)?;
     record.known(KeyId::QUERY_STRING, head.query);
     record.known(KeyId::REQUEST_URI, head.target);
+    record.known(KeyId::RAW_URI, head.target);
     record.known(KeyId::SERVER_PROTOCOL, version_text(head.version));
     record.known(KeyId::SERVER_NAME, facts.listener.server_name.as_bytes());
     record.known(KeyId::SERVER_PORT, facts.listener.server_port.as_bytes());
@@ -97,6 +98,8 @@ fn write_path(
     path: &[u8],
     scratch: &mut Vec<u8>,
 ) -> Result<(), Rejection> {
+    // `OPTIONS *` asks about no path: PATH_INFO is empty or begins with a slash (PEP 3333).
+    let path = if path == b"*" { b"" } else { path };
     if memchr::memchr(b'%', path).is_none() {
         record.known(KeyId::PATH_INFO, path);
         return Ok(());

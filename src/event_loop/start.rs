@@ -136,6 +136,8 @@ fn state(setup: LoopSetup, now_ns: u64) -> State {
     let inflight_max = settings.share(u64::from(settings.inflight_max));
     State {
         index: setup.index,
+        connections_max: usize::try_from(settings.share(u64::from(settings.connections_max)))
+            .unwrap_or(usize::MAX),
         table: Table::new(connection_numbers(&settings) as usize),
         wheel: TimerWheel::new(now_ns),
         pools: setup.pools.into_iter().map(|end| Pool::new(end, 0)).collect(),

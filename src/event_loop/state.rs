@@ -151,6 +151,8 @@ pub struct State {
     pub disk: Budget,
     /// Requests in the exchange.
     pub inflight: u32,
+    /// This loop's share of `--max-connections`.
+    pub connections_max: usize,
     /// This loop's share of `--max-inflight`.
     pub inflight_max: u32,
     /// What the loop does with clients.

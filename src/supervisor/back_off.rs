@@ -9,8 +9,11 @@ use std::time::Duration;
 const SOUND_AFTER: Duration = Duration::from_secs(10);
 /// First wait after a young death.
 const SHORTEST: Duration = Duration::from_millis(100);
-/// Longest wait.
+/// Longest wait while workers die before they are READY.
 const LONGEST: Duration = Duration::from_secs(10);
+/// Longest wait while they die young but served: each of them may have died of one bad request, and
+/// the pool is short of a worker meanwhile.
+const LONGEST_SERVED: Duration = Duration::from_secs(1);
 
 /// Waits of a pool.
 #[derive(Debug, Default)]
@@ -28,7 +31,10 @@ impl BackOff {
         // A first young death after sound ones may be chance: one worker killed by hand, say.
         let wait = match self.young_deaths {
             0 => Duration::ZERO,
-            deaths => LONGEST.min(SHORTEST * 2u32.saturating_pow(deaths - 1)),
+            deaths => {
+                let longest = if served.is_some() { LONGEST_SERVED } else { LONGEST };
+                longest.min(SHORTEST * 2u32.saturating_pow((deaths - 1).min(16)))
+            }
         };
         self.young_deaths = self.young_deaths.saturating_add(1);
         wait
@@ -52,7 +58,8 @@ mod tests {
         for _ in 0..100 {
             young();
         }
-        assert_eq!(young(), LONGEST.as_millis());
+        assert_eq!(young(), LONGEST_SERVED.as_millis());
+        assert_eq!(back_off.after_death(None), LONGEST);
         assert_eq!(back_off.after_death(Some(SOUND_AFTER)), Duration::ZERO);
         assert_eq!(back_off.after_death(None), Duration::ZERO);
         assert_eq!(back_off.after_death(None), SHORTEST);

@@ -96,6 +96,8 @@ pub struct UpSlot {
     pub statement_length: AtomicU64,
     /// How the response ended: 0 nothing said, 1 complete, 2 broken. Valid once the word is DONE.
     pub outcome: AtomicU64,
+    /// Response body bytes among those written, framing excluded. For the log only.
+    pub payload_written: AtomicU64,
     /// `CLOCK_MONOTONIC` nanoseconds at the claim.
     pub claimed_at: AtomicU64,
     /// `CLOCK_MONOTONIC` nanoseconds when the head was committed.
@@ -165,6 +167,7 @@ impl UpSlot {
         self.statement.store(0, Ordering::Relaxed);
         self.statement_length.store(0, Ordering::Relaxed);
         self.outcome.store(0, Ordering::Relaxed);
+        self.payload_written.store(0, Ordering::Relaxed);
         self.claimed_at.store(0, Ordering::Relaxed);
         self.first_byte_at.store(0, Ordering::Relaxed);
     }

@@ -112,6 +112,9 @@ pub struct Progress {
     pub statement: Option<Statement>,
     /// Response bytes written and not yet `sent`.
     pub unsent: usize,
+    /// Bytes of chunk framing among those written: what the access log does not count. Written by the
+    /// worker; at most what was written, else unchecked.
+    pub framing_bytes: u64,
     /// Set once the seat is done: `unsent` is then all that is left.
     pub end: Option<ResponseEnd>,
     /// Request body bytes that `write_body` would take now.
@@ -512,6 +515,9 @@ impl LoopEnd {
         {
             return fault("more response bytes than stated");
         }
+        let head_bytes = book.statement.map_or(0, |statement| u64::from(statement.head_bytes));
+        let payload = up_slot.payload_written.load(Ordering::Relaxed);
+        let framing_bytes = written.saturating_sub(head_bytes).saturating_sub(payload);
         if seat.is_some() && book.claimed_at_ns.is_none() {
             let claimed_at = up_slot.claimed_at.load(Ordering::Relaxed);
             // Written right after the claim; 0 means not yet.
@@ -554,6 +560,7 @@ impl LoopEnd {
             claimed_at_ns: book.claimed_at_ns,
             first_byte_at_ns: book.first_byte_at_ns,
             statement: book.statement,
+            framing_bytes,
             unsent: (book.response_written - book.response_sent) as usize,
             end: book.end,
             body_room,

@@ -85,6 +85,7 @@ impl Memory {
                     statement: zero(),
                     statement_length: zero(),
                     outcome: zero(),
+                    payload_written: zero(),
                     claimed_at: zero(),
                     first_byte_at: zero(),
                 })

@@ -292,6 +292,8 @@ impl ResponseWriter {
             hold.up.statement.store(word, Ordering::Relaxed);
         }
         if self.written != before {
+            // Relaxed: released by the publication that follows.
+            hold.up.payload_written.store(self.body_taken, Ordering::Relaxed);
             ring::publish(&hold.up.response_written, self.written);
         }
     }
