@@ -14,6 +14,9 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 RUNTIME := $(TARGET)/runtime
 VENV := $(TARGET)/venv
 CARGO_TEST := cargo test --no-fail-fast --locked --workspace --exclude ringhorn-cpython
+# Link-time optimization would take longer than the models do.
+LOOM := RUSTFLAGS="--cfg loom" LOOM_MAX_PREEMPTIONS=3 CARGO_PROFILE_RELEASE_LTO=off
+LOOM_PACKAGE := --locked --package ringhorn-exchange --lib --target-dir $(TARGET)/loom
 export PYTHON
 SHELL := /bin/bash -o pipefail
 .DEFAULT_GOAL := help
@@ -49,8 +52,7 @@ test-python: build ## pytest against the release build (PYTEST_ARGS=...)
 
 loom: ## The exchange's models: every interleaving of claim, queue, rings, bitmap and waits
 	@tools/needs rust
-	RUSTFLAGS="--cfg loom" LOOM_MAX_PREEMPTIONS=3 CARGO_PROFILE_RELEASE_LTO=off \
-	    cargo test --locked --release --lib --package ringhorn-exchange --target-dir $(TARGET)/loom
+	$(LOOM) cargo test $(LOOM_PACKAGE) --release
 
 fuzz: ## Every fuzz target for FUZZ_SECONDS=60 (needs nightly Rust and cargo-fuzz)
 	@tools/needs build
@@ -62,6 +64,7 @@ lint: ## Formatting, clippy over every target, documentation links, ruff
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --exclude ringhorn-cpython --all-targets -- -D warnings
 	"$(PYTHON)" tools/runtime.py --python "$(PYTHON)" --check
+	$(LOOM) cargo clippy $(LOOM_PACKAGE) --profile test -- -D warnings
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc --locked --no-deps \
 	    --workspace --exclude ringhorn-cpython --document-private-items
 	$(VENV)/bin/ruff check --quiet .

@@ -131,7 +131,7 @@ fn variables(
             // As the application sees it; a path that cannot be decoded was refused.
             (Head::Http(head), b"PATH_INFO") => {
                 let mut decoded = vec![0; head.path.len()];
-                percent_decode(head.path, &mut decoded).ok().map(|path| cut(path))
+                percent_decode(head.path, &mut decoded).ok().map(cut)
             }
             (Head::Http(_), b"REMOTE_ADDR") => {
                 peer.map(|peer| cut(peer.ip().to_canonical().to_string().as_bytes()))

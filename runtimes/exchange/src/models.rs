@@ -7,6 +7,8 @@
 //!
 //! `make loom` runs them: `RUSTFLAGS="--cfg loom" cargo test --release -p ringhorn-exchange`.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failure is what a model is for")]
+
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use loom::cell::UnsafeCell;

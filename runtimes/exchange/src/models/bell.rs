@@ -45,7 +45,7 @@ fn no_news_is_slept_through() {
 /// A worker's seat: takes until the queue is dry, defers bells by the rule.
 fn serve_with_deferred_bells(memory: &Memory, seat: u16) {
     let mut deferred = false;
-    let mut ring = |memory: &Memory, deferred: &mut bool| {
+    let ring = |memory: &Memory, deferred: &mut bool| {
         if std::mem::take(deferred) && news::must_ring(&memory.down.sleeping.value) {
             memory.bell.ring();
         }
