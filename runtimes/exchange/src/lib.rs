@@ -24,8 +24,6 @@ mod sync;
 
 // The memory and the two ends: not part of a model.
 #[cfg(not(loom))]
-mod aftermath;
-#[cfg(not(loom))]
 #[allow(unsafe_code)]
 mod clock;
 #[cfg(not(loom))]
