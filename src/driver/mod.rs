@@ -175,9 +175,6 @@ pub trait Driver {
     /// # Errors
     /// `EMFILE`: the driver keeps a descriptor of its own.
     fn watch_bell(&mut self, bell: BorrowedFd<'_>) -> std::io::Result<()>;
-    /// Lets the next turn gather: it may wait up to `within` for `completions` of them, and for one
-    /// from then on. A hint, forgotten with that turn: a back end that cannot waits for one.
-    fn gather(&mut self, completions: u32, within: Duration);
     /// Submits what was asked for and takes what completed. `wait`: None = until something
     /// completes, Some(0) = do not wait. Appends to `out` (not cleared) at most the driver's batch
     /// bound, and perhaps nothing: a signal ends the wait, and so does what the driver settles by

@@ -19,15 +19,6 @@ use crate::sys::errno;
 /// While a ready queue is not empty its loop never sleeps longer (docs/exchange.md, "Batching").
 const QUEUE_PATIENCE: Duration = Duration::from_micros(500);
 
-/// How long a gathering turn waits for more than one completion.
-const GATHER_TIME: Duration = Duration::from_micros(100);
-
-/// Requests in the exchange from which on a turn gathers.
-const GATHER_INFLIGHT_MIN: u32 = 8;
-
-/// Completions a gathering turn waits for at most.
-const GATHER_COMPLETIONS_MAX: u32 = 32;
-
 /// How often idle slots are looked at for pages to give back.
 const PAGES_STEP: Duration = Duration::from_secs(1);
 
@@ -58,7 +49,6 @@ impl<D: Driver> EventLoop<D> {
         let wait = self.prepare_sleep();
         let mut completions = std::mem::take(&mut self.completions);
         completions.clear();
-        self.gather();
         self.driver.turn(wait, &mut completions)?;
         for pool in &mut self.state.pools {
             pool.end.awake();
@@ -72,15 +62,6 @@ impl<D: Driver> EventLoop<D> {
         self.completions = completions;
         self.act();
         Ok(())
-    }
-
-    /// With many requests in the exchange more completions are about to come: taking them in one
-    /// turn saves turns, wake-ups and, on a shared core, the worker's interruptions.
-    fn gather(&mut self) {
-        let inflight = self.state.inflight;
-        if inflight >= GATHER_INFLIGHT_MIN {
-            self.driver.gather((inflight / 2).min(GATHER_COMPLETIONS_MAX), GATHER_TIME);
-        }
     }
 
     /// Everything of a turn that is not a completion.

@@ -217,8 +217,6 @@ impl Driver for SimDriver {
         Ok(())
     }
 
-    fn gather(&mut self, _completions: u32, _within: Duration) {}
-
     fn turn(&mut self, wait: Option<Duration>, out: &mut Vec<Completion>) -> io::Result<()> {
         let result = self.run_turn(wait, out);
         self.counters = self.world.borrow().counters;

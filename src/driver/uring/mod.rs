@@ -38,7 +38,7 @@ use self::books::{Books, FollowUp};
 use self::buffers::ProvidedBuffers;
 pub use self::error::{StartError, Step};
 use self::pinned::{PeerAddress, SendHeader};
-use self::ring::{Chain, Entered, Ring, Want};
+use self::ring::{Chain, Entered, Ring};
 pub use self::self_test::self_test;
 use self::user_data::{Operation, Tag};
 use super::{After, BufferId, Completion, ConnectionIndex, Counters, Driver, Piece, Token};
@@ -120,7 +120,6 @@ impl PreparedUring {
             listeners: Vec::new(),
             bell: None,
             batch: config.batch,
-            want: Want::ONE,
             broken: None,
         })
     }
@@ -134,8 +133,6 @@ pub struct UringDriver {
     listeners: Vec<Listener>,
     bell: Option<OwnedFd>,
     batch: usize,
-    /// How much the next turn waits for.
-    want: Want,
     /// The ring failed between two turns; the next turn says so.
     broken: Option<i32>,
 }
@@ -173,7 +170,7 @@ impl UringDriver {
         if self.broken.is_some() {
             return;
         }
-        if let Err(error) = self.enter(Want::NOTHING, None) {
+        if let Err(error) = self.enter(0, None) {
             self.broken = Some(error.raw_os_error().unwrap_or(libc::EIO));
             return;
         }
@@ -187,11 +184,11 @@ impl UringDriver {
     }
 
     /// The one place that enters the kernel.
-    fn enter(&mut self, want: Want, timeout: Option<Duration>) -> io::Result<()> {
+    fn enter(&mut self, want: u32, timeout: Option<Duration>) -> io::Result<()> {
         self.books.buffers.refill();
         let counters = &mut self.books.counters;
         counters.enters += 1;
-        counters.sleeps += u64::from(want.completions > 0);
+        counters.sleeps += u64::from(want > 0);
         match self.ring.enter(want, timeout)? {
             Entered::Done { submitted } => counters.submitted += u64::from(submitted),
             Entered::TimedOut => counters.timeouts += 1,
@@ -430,11 +427,6 @@ impl Driver for UringDriver {
         Ok(())
     }
 
-    fn gather(&mut self, completions: u32, within: Duration) {
-        let within = u32::try_from(within.as_micros()).unwrap_or(u32::MAX);
-        self.want = Want { completions: completions.max(1), gather_usec: within };
-    }
-
     fn turn(&mut self, wait: Option<Duration>, out: &mut Vec<Completion>) -> io::Result<()> {
         if let Some(errno) = self.broken {
             return Err(io::Error::from_raw_os_error(errno));
@@ -453,10 +445,8 @@ impl Driver for UringDriver {
             && !self.ring.has_completions()
             && !self.ring.has_backlog();
         if may_wait || self.ring.queued() > 0 || held_back.deferred || held_back.overflown {
-            let want = if may_wait { self.want } else { Want::NOTHING };
-            self.enter(want, wait)?;
+            self.enter(u32::from(may_wait), wait)?;
         }
-        self.want = Want::ONE;
         self.reap(out);
         match self.broken {
             Some(errno) => Err(io::Error::from_raw_os_error(errno)),

@@ -42,8 +42,6 @@ pub(super) struct Ring {
     /// used.
     registered: i32,
     enter_flags: EnterFlags,
-    /// The kernel knows a minimal wait (6.12).
-    gathers: bool,
     backlog: VecDeque<Chain>,
 }
 
@@ -88,8 +86,7 @@ impl Ring {
             // A sleeping event loop is idle, not waiting for a disk: keep it out of iowait and PSI.
             enter_flags |= EnterFlags::NO_IOWAIT;
         }
-        let gathers = parameters.is_feature_min_timeout();
-        Ok(Ring { ring, registered: -1, enter_flags, gathers, backlog: VecDeque::new() })
+        Ok(Ring { ring, registered: -1, enter_flags, backlog: VecDeque::new() })
     }
 
     /// Makes the calling thread the one that issues operations, and checks that the kernel has
@@ -203,19 +200,13 @@ impl Ring {
     /// # Errors
     /// The ring is broken: EBADR (a completion was lost), ENXIO, EEXIST (a foreign thread) and all
     /// else.
-    pub(super) fn enter(&mut self, want: Want, timeout: Option<Duration>) -> io::Result<Entered> {
+    pub(super) fn enter(&mut self, want: u32, timeout: Option<Duration>) -> io::Result<Entered> {
         let to_submit = self.queued();
         let timespec = timeout.map(|t| Timespec::new().sec(t.as_secs()).nsec(t.subsec_nanos()));
         let arguments = match &timespec {
             Some(timespec) => SubmitArgs::new().timespec(timespec),
             None => SubmitArgs::new(),
         };
-        let arguments = match want.gather_usec {
-            usec if usec > 0 && self.gathers => arguments.min_wait_usec(usec),
-            _ => arguments,
-        };
-        // Without the kernel's patience a larger want would wait for ever.
-        let completions = if self.gathers { want.completions } else { want.completions.min(1) };
         let (descriptor, flags) = match self.registered {
             -1 => (self.ring.as_raw_fd(), self.enter_flags),
             index => (index, self.enter_flags | EnterFlags::REGISTERED_RING),
@@ -227,7 +218,7 @@ impl Ring {
                 libc::SYS_io_uring_enter,
                 descriptor,
                 to_submit,
-                completions,
+                want,
                 flags.bits(),
                 &raw const arguments,
                 size_of::<SubmitArgs<'_, '_>>(),
@@ -276,22 +267,6 @@ impl Drop for Ring {
             )
         };
     }
-}
-
-/// How much an enter waits for.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Want {
-    /// Completions to wait for; 0 = do not wait.
-    pub(super) completions: u32,
-    /// Microseconds after which one is enough (6.12); 0: `completions` is 0 or 1.
-    pub(super) gather_usec: u32,
-}
-
-impl Want {
-    /// Do not wait.
-    pub(super) const NOTHING: Want = Want { completions: 0, gather_usec: 0 };
-    /// Wait for anything.
-    pub(super) const ONE: Want = Want { completions: 1, gather_usec: 0 };
 }
 
 /// Why an enter is needed although nothing is to be submitted.
