@@ -39,11 +39,11 @@
 //!
 //! | step | by | writes | ordering |
 //! |---|---|---|---|
-//! | fill | loop | record, gathered body, both slot lines reset | plain and relaxed |
+//! | fill | loop | record, gathered body, both slot lines reset | plain, relaxed |
 //! | queue | loop | claim word FREE → QUEUED, new epoch | swap, releases the above |
 //! | | loop | entry, then `tail` | relaxed, then release |
 //! | wake | loop | seat word IDLE → NOTIFIED, one futex wake | after `fence(SeqCst)` |
-//! | take | seat | claim word QUEUED → OWNED, then `head` + 1, won or not | swap, acquires the record |
+//! | take | seat | QUEUED → OWNED, then `head` + 1, won or not | swap, acquires the record |
 //! | body | loop, seat | bytes, `body_written`; copied, `body_consumed` | release, acquire |
 //! | response | seat, loop | bytes, statement, `response_written`; `response_sent` | release, acquire |
 //! | end | seat | outcome, then claim word OWNED or ABANDONED → DONE | swap, releases all |
