@@ -65,8 +65,8 @@ impl<D: Driver> EventLoop<D> {
         }
     }
 
-    /// An armed accept is a connection promised: it counts against the bound. Each listener may have
-    /// one while there is room at all, so that a busy one cannot starve another.
+    /// An armed accept is a connection promised: it counts against the bound. Each listener may
+    /// have one while there is room at all, so that a busy one cannot starve another.
     fn may_arm(&self, number: usize) -> bool {
         let listener = &self.listeners[number];
         let promised: usize = self.listeners.iter().map(|other| usize::from(other.armed)).sum();

@@ -77,9 +77,10 @@ pub struct Geometry {
 impl Geometry {
     /// Default size of a request ring: holds the record of the largest legal head.
     pub const REQUEST_RING_BYTES: u32 = 128 * 1024;
-    /// Default size of a response ring. 64 KiB, 256 KiB and 1 MiB were measured with 1 MiB responses
-    /// (64 connections, one worker, shared core, two interleaved rounds): 576 and 730, 429 and 464,
-    /// 353 and 465 µs of CPU a response. 256 KiB takes most of the gain at a quarter of the memory.
+    /// Default size of a response ring. 64 KiB, 256 KiB and 1 MiB were measured with 1 MiB
+    /// responses (64 connections, one worker, shared core, two interleaved rounds): 576 and 730,
+    /// 429 and 464, 353 and 465 µs of CPU a response. 256 KiB takes most of the gain at a quarter
+    /// of the memory.
     pub const RESPONSE_RING_BYTES: u32 = 256 * 1024;
 
     /// Checks the bounds and computes all offsets.
