@@ -10,7 +10,6 @@ pub mod errno;
 pub mod eventfd;
 pub mod local_time;
 pub mod process;
-pub mod reserve;
 pub mod rlimit;
 pub mod signals;
 pub mod spool;
