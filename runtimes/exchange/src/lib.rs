@@ -45,7 +45,7 @@
 //! | wake | loop | seat word IDLE → NOTIFIED, one futex wake | after `fence(SeqCst)` |
 //! | take | seat | QUEUED → OWNED, then `head` + 1, won or not | swap, acquires the record |
 //! | body | loop, seat | bytes, `body_written`; copied, `body_consumed` | release, acquire |
-//! | response | seat, loop | bytes, statement, `response_written`; `response_sent` | release, acquire |
+//! | answer | seat, loop | bytes, `response_written`; `response_sent` | release, acquire |
 //! | end | seat | outcome, then claim word OWNED or ABANDONED → DONE | swap, releases all |
 //! | tell | seat | news bit; the bell if the loop sleeps | release, `fence(SeqCst)`, flag |
 //! | give up | loop | OWNED → ABANDONED; QUEUED → FREE | swap; then wakes the owner |

@@ -101,7 +101,7 @@ impl Bell {
             match io::Error::last_os_error().raw_os_error() {
                 Some(libc::EINTR) => {}
                 Some(libc::EAGAIN) => self.empty(),
-                // The descriptor is ours and an eventfd (checked at attach): no other error exists.
+                // The server passed an eventfd: no other error exists for eight bytes.
                 _ => return,
             }
         }
