@@ -280,7 +280,7 @@ pub const LAYOUT_HASH: u64 = {
 mod sizes {
     //! The lines are as large as the layout says.
 
-    use std::mem::{align_of, size_of};
+    use std::mem::{align_of, offset_of, size_of};
 
     use super::*;
     use crate::lines::{DownControl, DownSlot, UpControl, UpSlot};
@@ -291,6 +291,8 @@ mod sizes {
     const _: () = assert!(size_of::<UpControl>() == UP_CONTROL_BYTES);
     const _: () = assert!(size_of::<DownSlot>() == DOWN_SLOT_BYTES);
     const _: () = assert!(size_of::<UpSlot>() == UP_SLOT_BYTES);
+    // One of the two lines is enough: what a request costs in cache misses.
+    const _: () = assert!(offset_of!(UpSlot, first_byte_at) + 8 <= 64);
     const _: () = assert!(size_of::<SeatLine>() == SEAT_LINE_BYTES);
 }
 

@@ -90,12 +90,10 @@ pub struct UpSlot {
     pub response_written: AtomicU64,
     /// Request body bytes ever consumed.
     pub body_consumed: AtomicU64,
-    /// The statement's first word, see `response::Statement`; 0 = none.
+    /// The statement's first word, see `statement`, and the outcome once the word is DONE; 0 = none.
     pub statement: AtomicU64,
     /// The statement's second word: the body's length where it has one.
     pub statement_length: AtomicU64,
-    /// How the response ended: 0 nothing said, 1 complete, 2 broken. Valid once the word is DONE.
-    pub outcome: AtomicU64,
     /// Response body bytes among those written, framing excluded. For the log only.
     pub payload_written: AtomicU64,
     /// `CLOCK_MONOTONIC` nanoseconds at the claim.
@@ -166,7 +164,6 @@ impl UpSlot {
         self.body_consumed.store(0, Ordering::Relaxed);
         self.statement.store(0, Ordering::Relaxed);
         self.statement_length.store(0, Ordering::Relaxed);
-        self.outcome.store(0, Ordering::Relaxed);
         self.payload_written.store(0, Ordering::Relaxed);
         self.claimed_at.store(0, Ordering::Relaxed);
         self.first_byte_at.store(0, Ordering::Relaxed);

@@ -86,7 +86,6 @@ impl Memory {
                     body_consumed: zero(),
                     statement: zero(),
                     statement_length: zero(),
-                    outcome: zero(),
                     payload_written: zero(),
                     claimed_at: zero(),
                     first_byte_at: zero(),

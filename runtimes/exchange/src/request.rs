@@ -248,7 +248,7 @@ impl Claim {
         };
         let held = self.writer.held();
         let hold = held.hold();
-        hold.up.outcome.store(end.pack(), Ordering::Relaxed);
+        hold.up.statement.store(self.writer.statement_word() | end.pack(), Ordering::Relaxed);
         match claim::finish(&hold.up.word, hold.epoch, hold.number) {
             Finish::Done | Finish::WasAbandoned => held.tell(true),
             // Another worker scribbled on the word. The loop will see that too; there is no slot of

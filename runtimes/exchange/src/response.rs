@@ -74,6 +74,8 @@ pub struct ResponseWriter {
     body_taken: u64,
     /// Bytes written to the ring and published.
     written: u64,
+    /// First word of the statement as published; 0 = none yet.
+    statement_word: u64,
 }
 
 impl ResponseWriter {
@@ -90,12 +92,18 @@ impl ResponseWriter {
             stated: None,
             body_taken: 0,
             written: 0,
+            statement_word: 0,
         }
     }
 
     #[inline]
     pub(crate) fn held(&self) -> &Held {
         &self.held
+    }
+
+    #[inline]
+    pub(crate) fn statement_word(&self) -> u64 {
+        self.statement_word
     }
 
     /// Gives the buffers back to the seat.
@@ -290,6 +298,7 @@ impl ResponseWriter {
             let (word, length) = statement.pack();
             hold.up.statement_length.store(length, Ordering::Relaxed);
             hold.up.statement.store(word, Ordering::Relaxed);
+            self.statement_word = word;
         }
         if self.written != before {
             // Relaxed: released by the publication that follows.

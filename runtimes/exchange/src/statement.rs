@@ -19,14 +19,14 @@ impl ResponseEnd {
     #[inline]
     pub(crate) fn pack(self) -> u64 {
         match self {
-            ResponseEnd::Complete => 1,
-            ResponseEnd::Broken => 2,
+            ResponseEnd::Complete => 1 << OUTCOME_SHIFT,
+            ResponseEnd::Broken => 2 << OUTCOME_SHIFT,
         }
     }
 
     #[inline]
     pub(crate) fn unpack(word: u64) -> Option<ResponseEnd> {
-        match word {
+        match word >> OUTCOME_SHIFT {
             1 => Some(ResponseEnd::Complete),
             2 => Some(ResponseEnd::Broken),
             _ => None,
@@ -63,9 +63,13 @@ pub(crate) const HEAD_BYTES_MIN: u32 = 17;
 
 const PRESENT: u64 = 1 << 56;
 const KEEP_ALIVE: u64 = 1 << 57;
+/// The outcome shares the statement's word, so that a slot's line is one line.
+const OUTCOME_SHIFT: u32 = 60;
+const OUTCOME: u64 = 3 << OUTCOME_SHIFT;
 
 impl Statement {
-    /// The two words. Head bytes 32 bits, status 16, kind of body 8, flags 8; then the length.
+    /// The two words. Head bytes 32 bits, status 16, kind of body 8, flags 4, outcome 4 (0 until
+    /// the end); then the length.
     #[inline]
     pub(crate) fn pack(self) -> (u64, u64) {
         let (kind, length) = match self.body {
@@ -86,7 +90,7 @@ impl Statement {
     /// of this size.
     #[inline]
     pub(crate) fn unpack(word: u64, length: u64, ring_bytes: usize) -> Option<Statement> {
-        let flags = word & !(PRESENT | KEEP_ALIVE | 0x00ff_ffff_ffff_ffff);
+        let flags = word & !(PRESENT | KEEP_ALIVE | OUTCOME | 0x00ff_ffff_ffff_ffff);
         let status = (word >> 32) as u16;
         let head_bytes = word as u32;
         if word & PRESENT == 0
@@ -140,7 +144,13 @@ mod tests {
                 for keep_alive in [false, body != StatedBody::UntilClose] {
                     let statement = Statement { status, head_bytes, body, keep_alive };
                     let (word, length) = statement.pack();
+                    assert_eq!(ResponseEnd::unpack(word), None);
                     assert_eq!(Statement::unpack(word, length, 65_536), Some(statement));
+                    for end in [ResponseEnd::Complete, ResponseEnd::Broken] {
+                        let word = word | end.pack();
+                        assert_eq!(ResponseEnd::unpack(word), Some(end));
+                        assert_eq!(Statement::unpack(word, length, 65_536), Some(statement));
+                    }
                 }
             }
         }

@@ -225,7 +225,7 @@ fn take_written(book: &mut Book, up: &UpSlot, layout: &Layout) -> Result<(), &'s
 /// How a response ended whose word says DONE.
 #[inline]
 fn end_of(book: &Book, up: &UpSlot) -> Result<ResponseEnd, &'static str> {
-    let end = ResponseEnd::unpack(up.outcome.load(Ordering::Relaxed));
+    let end = ResponseEnd::unpack(up.statement.load(Ordering::Relaxed));
     match (end, book.statement) {
         (Some(ResponseEnd::Broken), _) => Ok(ResponseEnd::Broken),
         (Some(ResponseEnd::Complete), Some(statement)) => match statement.body {

@@ -35,7 +35,7 @@ fn write_all(shared: &WithRing) {
         written += bytes as u64;
         ring::publish(&hold.up.response_written, written);
     }
-    hold.up.outcome.store(1, Ordering::Relaxed);
+    hold.up.statement.store(78, Ordering::Relaxed);
     claim::finish(&hold.up.word, 1, 0);
     memory.tell(0);
 }
@@ -55,14 +55,14 @@ fn send_all(shared: &WithRing) -> Vec<u8> {
         let bytes = ring::available(RING, written, sent, seen).expect("an impossible count");
         seen = written;
         if written > 0 {
-            assert_eq!(up.statement.load(Ordering::Relaxed), 77, "bytes without a statement");
+            assert!(up.statement.load(Ordering::Relaxed) >= 77, "bytes without a statement");
         }
         let mut piece = vec![0; bytes];
         shared.ring.copy_out(sent, &mut piece);
         wire.extend(piece);
         ring::publish(&down.response_sent, wire.len() as u64);
         if hand.state == HandState::Done {
-            assert_eq!(up.outcome.load(Ordering::Relaxed), 1, "done without an outcome");
+            assert_eq!(up.statement.load(Ordering::Relaxed), 78, "done without an outcome");
             return wire;
         }
         if bytes > 0 && ring::is_roomy(RING, written, wire.len() as u64) {
