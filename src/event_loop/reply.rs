@@ -42,11 +42,15 @@ impl State {
     /// Looks at the request's slot: sends what can be sent, feeds what is wanted, ends what is
     /// ended.
     pub fn pump(&mut self, index: ConnectionIndex) {
+        let now_ns = self.now_ns;
         let Some((pool, connection, slot)) = self.ticket(index) else { return };
         let progress = match pool.end.progress(slot) {
             Ok(progress) => progress,
             Err(impossible) => return self.on_impossible(index, impossible),
         };
+        if let Some(seat) = progress.claimed_by {
+            pool.end.hear(seat, now_ns);
+        }
         if connection.reply.statement.is_none() {
             connection.reply.statement = progress.statement;
         }

@@ -43,8 +43,8 @@ pub struct Pool {
     pub end: LoopEnd,
     /// By slot: the connection's number and generation.
     pub owners: Vec<Option<(ConnectionIndex, u32)>>,
-    /// Something was queued since seats were last woken.
-    pub has_fresh_work: bool,
+    /// Requests queued since seats were last woken.
+    pub fresh_work: u32,
     /// When a seat was last woken for work that had waited, nanoseconds.
     pub woken_at_ns: u64,
     /// Counts the replacements of the pool's segments.
@@ -61,7 +61,7 @@ impl Pool {
         Pool {
             end,
             owners: Vec::new(),
-            has_fresh_work: false,
+            fresh_work: 0,
             woken_at_ns: 0,
             incarnation,
             kernel_holds: 0,

@@ -247,8 +247,11 @@ impl State {
     fn prepare_pool_sleep(&mut self, pool: usize) -> Option<Duration> {
         let now_ns = self.now_ns;
         let place = self.pools.get_mut(pool).filter(|place| !place.is_condemned)?;
-        if std::mem::take(&mut place.has_fresh_work) {
-            place.end.wake_one(Wake::Fresh);
+        // One seat a request, as far as there are workers at rest: a busy seat pulls by itself.
+        for _ in 0..std::mem::take(&mut place.fresh_work) {
+            if !place.end.wake_one(Wake::Fresh) {
+                break;
+            }
         }
         // First the queue, then the bitmap: a seat that left its bell alone did so before the queue
         // was seen empty, and its news is then seen in the bitmap.

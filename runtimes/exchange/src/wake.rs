@@ -4,13 +4,15 @@
 //! seat paired with this loop's core, else any sleeping seat, else nobody (a busy seat pulls next
 //! by itself). Under one interpreter lock a second thread of a worker whose first one runs would
 //! only make the two fight for the lock, so it is woken only when the queue's head has waited for
-//! 500 µs.
+//! 500 µs, or when nothing was heard of the worker for as long: its running threads then wait for
+//! something else.
 //!
 //! A seat counts as running while it is neither idle nor waiting within a request: the books here
 //! know the workers' seats, the idle bitmap and the seats' words know who sleeps.
 
 use std::ops::Range;
 
+use crate::clock;
 use crate::loop_end::LoopEnd;
 use crate::seat_line::IDLE;
 use crate::segments::SeatsView;
@@ -40,11 +42,17 @@ pub struct WorkerSeats {
     pub paired: bool,
 }
 
+/// A worker not heard of for so long has no thread that works off requests. The same patience as
+/// that with a request that waits.
+const SILENT_NS: u64 = 500_000;
+
 /// The workers of the pool.
 #[derive(Debug)]
 pub(crate) struct Workers {
     loop_index: u16,
     workers: Vec<WorkerSeats>,
+    /// By worker, in the order of `workers`: when one of its seats was last woken or heard of.
+    heard_at_ns: Vec<u64>,
     floor: u32,
     ceiling: u32,
     /// Where the search starts, so that no worker is always last.
@@ -55,7 +63,15 @@ pub(crate) struct Workers {
 
 impl Workers {
     pub fn new(loop_index: u16) -> Workers {
-        Workers { loop_index, workers: Vec::new(), floor: 0, ceiling: 0, next: 0, last_woken: None }
+        Workers {
+            loop_index,
+            workers: Vec::new(),
+            heard_at_ns: Vec::new(),
+            floor: 0,
+            ceiling: 0,
+            next: 0,
+            last_woken: None,
+        }
     }
 
     pub fn set_generations(&mut self, floor: u32, ceiling: u32) {
@@ -63,8 +79,9 @@ impl Workers {
     }
 
     pub fn join(&mut self, worker: WorkerSeats) {
-        self.workers.retain(|known| known.worker != worker.worker);
+        self.leave(worker.worker);
         self.workers.push(worker);
+        self.heard_at_ns.push(0);
     }
 
     /// The worker that has this seat.
@@ -75,22 +92,42 @@ impl Workers {
 
     pub fn leave(&mut self, worker: u32) -> Option<WorkerSeats> {
         let at = self.workers.iter().position(|known| known.worker == worker)?;
+        self.heard_at_ns.remove(at);
         Some(self.workers.remove(at))
     }
 
+    /// A seat changed something about a request: its worker's running threads do not all wait.
+    pub fn hear(&mut self, seat: u16, now_ns: u64) {
+        let at = self.workers.iter().position(|worker| worker.seats.contains(&seat));
+        if let Some(heard) = at.and_then(|at| self.heard_at_ns.get_mut(at)) {
+            *heard = now_ns;
+        }
+    }
+
+    /// Whether a worker with one lock has been silent for so long that its running threads most
+    /// likely wait without the lock (a database, a sleep).
+    fn is_silent(&self, worker: &WorkerSeats, now_ns: u64) -> bool {
+        let at = self.workers.iter().position(|known| known.worker == worker.worker);
+        at.is_some_and(|at| now_ns.saturating_sub(self.heard_at_ns[at]) >= SILENT_NS)
+    }
+
     /// Wakes one seat by the rule. True: one was woken by this call.
-    fn wake_one(&mut self, seats: SeatsView<'_>, wake: Wake) -> bool {
+    fn wake_one(&mut self, seats: SeatsView<'_>, wake: Wake, now_ns: u64) -> bool {
         let paired = self.candidates().find(|worker| worker.paired && is_at_rest(worker, seats));
         let found = paired
             .and_then(|worker| self.notify(worker, seats))
             .or_else(|| self.wake_where(seats, |worker| is_at_rest(worker, seats)))
             .or_else(|| match wake {
-                Wake::Fresh => self.wake_where(seats, |worker| !worker.one_lock),
+                Wake::Fresh => self
+                    .wake_where(seats, |worker| !worker.one_lock || self.is_silent(worker, now_ns)),
                 Wake::Waited => self
                     .wake_where(seats, |worker| Some(worker.worker) != self.last_woken)
                     .or_else(|| self.wake_where(seats, |_| true)),
             });
         if let Some(worker) = found {
+            if let Some(at) = self.workers.iter().position(|known| known.worker == worker) {
+                self.heard_at_ns[at] = now_ns;
+            }
             self.last_woken = Some(worker);
             self.next = self.next.wrapping_add(1);
         }
@@ -151,7 +188,14 @@ impl LoopEnd {
         // a fence between the same two.
         fence(Ordering::SeqCst);
         let LoopEnd { workers, seats, .. } = self;
-        workers.wake_one(seats.view(), wake)
+        workers.wake_one(seats.view(), wake, clock::monotonic_ns())
+    }
+
+    /// Notes that a seat changed something about a request (`progress` named it as its owner): a
+    /// worker that is heard of needs no second thread.
+    #[inline]
+    pub fn hear(&mut self, seat: u16, now_ns: u64) {
+        self.workers.hear(seat, now_ns);
     }
 
     /// Wakes every sleeping seat of the pool, whatever it waits for, so that it looks at the rules.

@@ -9,6 +9,7 @@ use crate::seats::SeatTable;
 struct Fixture {
     table: SeatTable,
     workers: Workers,
+    now_ns: u64,
 }
 
 impl Fixture {
@@ -32,13 +33,13 @@ impl Fixture {
                 table.view().idle().set(seat as u16);
             }
         }
-        Fixture { table, workers }
+        Fixture { table, workers, now_ns: 0 }
     }
 
     /// Wakes one and says which seat it was. The woken seat takes its bit down and runs.
     fn wake(&mut self, wake: Wake) -> Option<u16> {
         let view = self.table.view();
-        if !self.workers.wake_one(view, wake) {
+        if !self.workers.wake_one(view, wake, self.now_ns) {
             return None;
         }
         let word = |seat| view.line(seat).word.word();
@@ -114,4 +115,20 @@ fn a_bit_left_behind_wakes_nobody_in_its_place() {
     assert_eq!(fixture.wake(Wake::Fresh), Some(2));
     fixture.workers.leave(1).unwrap();
     assert_eq!(fixture.wake(Wake::Waited), None);
+}
+
+#[test]
+fn a_second_seat_of_a_silent_worker_is_woken_at_once() {
+    // Both workers have one seat that runs and one that sleeps.
+    let mut fixture = Fixture::new(true, None, [AWAKE, IDLE, AWAKE, IDLE]);
+    fixture.now_ns = 10 * SILENT_NS;
+    for seat in [0, 2] {
+        fixture.workers.hear(seat, fixture.now_ns);
+    }
+    assert_eq!(fixture.wake(FRESH), None, "both were heard of just now");
+    fixture.now_ns += SILENT_NS / 2;
+    fixture.workers.hear(2, fixture.now_ns);
+    fixture.now_ns += SILENT_NS / 2;
+    assert_eq!(fixture.wake(FRESH), Some(1), "the first has been silent");
+    assert_eq!(fixture.wake(FRESH), None, "the second was heard of");
 }
