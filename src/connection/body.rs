@@ -55,6 +55,12 @@ pub struct Body {
     pub is_streaming: bool,
     /// Nobody reads it any more; it lies here until the kernel's operation on its memory ended.
     pub is_unwanted: bool,
+    /// When more of it was last asked for, monotonic nanoseconds: `--body-timeout` counts from it.
+    pub asked_ns: u64,
+    /// That receive was cancelled: if it brought nothing, the body's time is over.
+    pub is_late: bool,
+    /// It waits in the loop's queue for buffer memory.
+    pub is_stalled: bool,
 }
 
 impl Body {
@@ -75,6 +81,9 @@ impl Body {
             received: 0,
             is_streaming: false,
             is_unwanted: false,
+            asked_ns: 0,
+            is_late: false,
+            is_stalled: false,
         }
     }
 

@@ -35,10 +35,6 @@ impl State {
             self.on_send_timeout(index);
             return;
         }
-        if !self.table[index].is_request_read() && !self.table[index].spooling {
-            self.on_streamed_body_timeout(index);
-            return;
-        }
         if self.is_queued(index) {
             if self.table[index].peer_finished {
                 self.give_up(index, "client-closed");
@@ -51,18 +47,26 @@ impl State {
                 return;
             }
         }
-        self.listen_while_waiting(index);
+        if self.table[index].is_request_read() {
+            self.listen_while_waiting(index);
+        } else if self.body_time_left(index).is_some_and(|left| left.is_zero()) {
+            self.on_body_timeout(index);
+        }
         self.set_waiting_deadline(index);
     }
 
-    fn on_streamed_body_timeout(&mut self, index: ConnectionIndex) {
-        let body_waits = self.table[index].receiving;
-        if body_waits {
-            self.break_body(index);
-        } else {
-            // The application does not read: that is its time, not the client's.
-            self.set_deadline(index, self.settings.body_timeout);
+    /// How long the client of a streamed body may still take to send more. `None`: for ever, or
+    /// the body is all here.
+    fn body_time_left(&mut self, index: ConnectionIndex) -> Option<Duration> {
+        let (now_ns, bound) = (self.now_ns, self.settings.body_timeout);
+        let receives = self.table[index].receiving;
+        let body = self.body(index).filter(|body| !body.is_complete())?;
+        if bound.is_zero() {
+            return None;
         }
+        // The application does not read: that is its time, not the client's.
+        let since_ns = if receives { body.asked_ns } else { now_ns };
+        Some(bound.saturating_sub(Duration::from_nanos(now_ns.saturating_sub(since_ns))))
     }
 
     /// Sets the next look at a request that waits in the exchange.
@@ -73,14 +77,17 @@ impl State {
             .queue_timeout
             .filter(|_| self.table[index].queued_ns != 0)
             .map(|bound| bound.saturating_sub(self.waited(index)).max(tick));
+        let until_timeout = until_timeout.filter(|_| self.is_queued(index));
+        let body = self.body_time_left(index).map(|left| left.max(tick));
         let connection = &self.table[index];
-        let needs_watch =
-            !connection.keep_alive && !connection.receiving && !connection.peer_finished;
-        match (until_timeout, needs_watch) {
-            (Some(wait), true) => self.set_deadline(index, wait.min(tick)),
-            (Some(wait), false) if self.is_queued(index) => self.set_deadline(index, wait),
-            (_, true) => self.set_deadline(index, tick),
-            _ => self.wheel.clear(&mut self.table, index),
+        let needs_watch = !connection.keep_alive
+            && !connection.receiving
+            && !connection.peer_finished
+            && connection.is_request_read();
+        let watch = needs_watch.then_some(tick);
+        match [until_timeout, body, watch].into_iter().flatten().min() {
+            Some(wait) => self.set_deadline(index, wait),
+            None => self.wheel.clear(&mut self.table, index),
         }
     }
 

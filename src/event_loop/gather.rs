@@ -16,8 +16,8 @@ use ringhorn_exchange::BodyEnd;
 use super::dispatch::BodyAtHand;
 use super::receive::BODY_TIMEOUT;
 use super::state::State;
-use crate::connection::body::SpoolFile;
-use crate::connection::{Extra, Intent, Phase};
+use crate::connection::body::{Body, SpoolFile};
+use crate::connection::{Extra, Intent, Phase, Sending};
 use crate::driver::ConnectionIndex;
 use crate::http::Rejection;
 use crate::protocol::{Parsed, http1, uwsgi};
@@ -40,10 +40,13 @@ impl State {
     }
 
     /// Body bytes arrived straight in the body's memory: `bytes` of them, already counted there.
-    pub fn on_body_received(&mut self, index: ConnectionIndex) {
+    pub fn on_body_received(&mut self, index: ConnectionIndex, bytes: usize) {
         if self.is_receiving_body(index) {
             self.continue_body(index);
             self.watch(index);
+        } else if self.table[index].phase == Phase::Drain {
+            self.drop_body(index);
+            self.on_drained(index, bytes);
         } else {
             self.step_close(index);
         }
@@ -94,12 +97,18 @@ impl State {
         if connection.receiving || connection.spooling || connection.peer_finished {
             return;
         }
-        self.set_deadline(index, self.settings.body_timeout);
+        let (now_ns, sending) = (self.now_ns, connection.sending);
         let window = self.body_window(index);
-        let Some(body) = self.body(index) else { return };
-        if body.is_complete() {
-            return;
+        let Some(body) = self.body(index).filter(|body| !body.is_complete()) else { return };
+        // A client that is held back for memory again and again gets no new time by that.
+        if !body.is_stalled {
+            (body.asked_ns, body.is_late) = (now_ns, false);
+            // A reply's send in flight has the deadline meanwhile.
+            if !matches!(sending, Sending::Ring | Sending::Buffer) {
+                self.set_deadline(index, self.settings.body_timeout);
+            }
         }
+        let Some(body) = self.body(index) else { return };
         let straight = body.remaining().map(|left| left.min(window as u64) as usize);
         // A provided buffer is as good for a short rest, and the only way for chunks.
         let intent = match straight {
@@ -107,10 +116,18 @@ impl State {
             _ => Intent::Receive { idle: false },
         };
         let wanted = body.memory.len() as u64 + straight.unwrap_or(0) as u64 + PROVIDED_BYTES;
-        if !self.hold_memory(index, wanted) {
+        let is_held = self.hold_memory(index, wanted);
+        let Some(body) = self.body(index) else { return };
+        let was_stalled = std::mem::replace(&mut body.is_stalled, !is_held);
+        if !is_held {
             // The idle timeout runs on: a client is held back, not kept for ever.
-            self.stalled.push_back(index);
+            if !was_stalled {
+                self.stalled.push_back(index);
+            }
             return;
+        }
+        if was_stalled {
+            body.asked_ns = now_ns;
         }
         self.intend(index, intent);
     }
@@ -270,6 +287,9 @@ impl State {
         if self.table[index].receiving {
             // What a long receive brought so far is its result; nothing at all is the timeout.
             self.intend(index, Intent::Cancel);
+            if let Some(body) = self.body(index) {
+                body.is_late = true;
+            }
         } else {
             self.on_body_malformed(index, BODY_TIMEOUT);
         }
@@ -327,8 +347,12 @@ impl State {
     pub fn take_up_stalled(&mut self) {
         for _ in 0..self.stalled.len() {
             let Some(index) = self.stalled.pop_front() else { return };
-            if self.is_receiving_body(index) {
-                self.receive_body(index);
+            if !self.is_receiving_body(index) {
+                continue;
+            }
+            self.receive_body(index);
+            if self.body(index).is_some_and(|body| body.is_stalled) {
+                self.stalled.push_back(index);
             }
         }
     }
@@ -344,7 +368,8 @@ impl State {
         body.is_some_and(|body| body.is_unwanted)
     }
 
-    fn body(&mut self, index: ConnectionIndex) -> Option<&mut crate::connection::body::Body> {
+    /// The connection's body, while any of it lies here.
+    pub fn body(&mut self, index: ConnectionIndex) -> Option<&mut Body> {
         self.table[index].extra.as_mut()?.body.as_mut()
     }
 }

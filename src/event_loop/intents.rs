@@ -84,6 +84,10 @@ impl<D: Driver> EventLoop<D> {
     fn send_ring(&mut self, index: ConnectionIndex, bytes: u32, close: bool) {
         let token = self.state.table.token(index);
         let Some((pool, connection, slot)) = self.state.ticket(index) else { return };
+        // News can be heard twice in a turn, and both times say that there is something to send.
+        if connection.sending != Sending::Nothing {
+            return;
+        }
         let mut pieces = pool
             .end
             .unsent(slot)
@@ -105,7 +109,7 @@ impl<D: Driver> EventLoop<D> {
     fn send_own_memory(&mut self, index: ConnectionIndex, which: Sending) {
         let token = self.state.table.token(index);
         let connection = &mut self.state.table[index];
-        if connection.sending != Sending::Nothing {
+        if connection.sending != Sending::Nothing || connection.is_closing() {
             return;
         }
         let Some(extra) = connection.extra.as_ref() else { return };
@@ -115,6 +119,10 @@ impl<D: Driver> EventLoop<D> {
             Sending::Buffer => extra.out.as_ref().map_or(&[], |out| &out.in_flight[out.gone..]),
             Sending::Nothing | Sending::Ring => &[],
         };
+        if bytes.is_empty() {
+            // Let go of since the intent.
+            return;
+        }
         let piece = Piece { pointer: bytes.as_ptr(), length: bytes.len() };
         connection.sending = which;
         connection.send_bytes = piece.length as u32;
@@ -160,6 +168,6 @@ impl<D: Driver> EventLoop<D> {
             unsafe { body.memory.set_len(length) };
             body.note_received(bytes as u64);
         }
-        self.state.on_body_received(index);
+        self.state.on_body_received(index, bytes);
     }
 }

@@ -181,7 +181,8 @@ impl State {
         }
     }
 
-    fn on_drained(&mut self, index: ConnectionIndex, bytes: usize) {
+    /// Bytes of a client that is still sending were dropped.
+    pub fn on_drained(&mut self, index: ConnectionIndex, bytes: usize) {
         let connection = &mut self.table[index];
         connection.drained_bytes = connection.drained_bytes.saturating_add(bytes as u32);
         if connection.drained_bytes > DRAIN_BYTES_MAX {
@@ -194,11 +195,24 @@ impl State {
 
     /// A receive or send was cancelled, as asked.
     pub fn on_cancelled(&mut self, index: ConnectionIndex) {
-        if matches!(self.table[index].phase, Phase::Close) {
-            self.step_close(index);
-        } else if self.table[index].phase == Phase::Body {
+        match self.table[index].phase {
+            Phase::Close => self.step_close(index),
             // The body's deadline cancelled a receive that had brought nothing.
-            self.refuse(index, BODY_TIMEOUT);
+            Phase::Body => self.refuse(index, BODY_TIMEOUT),
+            // A cancel is for everything armed: that of a slow send took the receive with it.
+            Phase::Reply if !self.table[index].is_request_read() => {
+                if self.is_body_unwanted(index) {
+                    return;
+                }
+                if self.body(index).is_some_and(|body| body.is_late) {
+                    self.break_body(index);
+                } else {
+                    self.feed(index);
+                }
+            }
+            Phase::Reply => self.watch(index),
+            Phase::Head | Phase::Drain => self.intend(index, Intent::Receive { idle: true }),
+            Phase::OwnReply | Phase::Accept | Phase::Free => {}
         }
     }
 
@@ -207,8 +221,11 @@ impl State {
         for _ in 0..buffers_free.min(self.starving.len()) {
             let Some(index) = self.starving.pop_front() else { return };
             let connection = &self.table[index];
+            // Beside a last send, whose close is linked, nothing may be armed; behind any other
+            // the reply asks for what it needs.
             let is_waiting = !connection.receiving
-                && connection.sending != Sending::Own
+                && !connection.spooling
+                && !matches!(connection.sending, Sending::Own | Sending::Ring)
                 && !matches!(connection.phase, Phase::Free | Phase::Close | Phase::Accept);
             if is_waiting {
                 // Polling first cannot run dry again while the socket is empty.

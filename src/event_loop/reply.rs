@@ -28,6 +28,14 @@ use crate::http::Rejection;
 /// beyond any healthy local peer, far below what a worker should be held for.
 const SLOW_READER: Duration = Duration::from_millis(200);
 
+/// Most bytes of a last send that a close is linked behind: it cannot be moved to a buffer when its
+/// reader is slow. By taste: what an empty socket buffer takes at once.
+const CLOSE_BEHIND_BYTES_MAX: u64 = 16 * 1024;
+
+/// Bytes that a slow reader's buffer may hold whatever its bounds say, or its reply would never go
+/// on. By taste: a provided buffer's worth.
+const OUT_BYTES_MIN: u64 = 16 * 1024;
+
 impl State {
     /// A seat changed something about a slot of `pool`.
     pub fn on_news(&mut self, pool: usize, slot: u32) {
@@ -80,7 +88,9 @@ impl State {
             let close = self.closes_behind(index, bytes);
             self.capture_response_head(index);
             self.intend(index, Intent::SendRing { bytes: bytes as u32, close });
-            self.set_deadline(index, SLOW_READER);
+            // A cancelled send would take its linked close along.
+            let patience = if close { self.settings.send_timeout } else { SLOW_READER };
+            self.set_deadline(index, patience);
         } else if let Some(end) = reply.ended {
             // Bytes beyond the statement mean that it was not kept.
             let end = if progress.unsent > 0 { ResponseEnd::Broken } else { end };
@@ -93,7 +103,8 @@ impl State {
     fn closes_behind(&self, index: ConnectionIndex, bytes: u64) -> bool {
         let connection = &self.table[index];
         let reply = &connection.reply;
-        !self.keeps(index)
+        bytes <= CLOSE_BEHIND_BYTES_MAX
+            && !self.keeps(index)
             && reply.is_whole_at(reply.sent_bytes + bytes)
             && connection.is_request_read()
             && connection.stashed() == 0
@@ -128,6 +139,10 @@ impl State {
         } else if sent < asked && from == Sending::Ring {
             self.slow_down(index);
         } else {
+            if !self.table[index].is_request_read() {
+                // The deadline was the send's; now it is the body's again.
+                self.set_waiting_deadline(index);
+            }
             self.pump_any(index);
         }
     }
@@ -199,8 +214,12 @@ impl State {
         let held = self.out(index).map_or(0, |out| out.held() as u64);
         let allowed = self.table[index].reply.allowed_behind(taken);
         let room = self.settings.response_buffer_bytes.saturating_sub(held);
-        let bytes = (progress.unsent as u64).min(allowed).min(room);
-        let takes = bytes > 0 && self.hold_memory(index, held + bytes);
+        let wanted = (progress.unsent as u64).min(allowed);
+        let mut bytes = wanted.min(room);
+        let mut takes = bytes > 0 && self.hold_memory(index, held + bytes);
+        if !takes && held == 0 && wanted > 0 {
+            (bytes, takes) = (wanted.min(OUT_BYTES_MIN), true);
+        }
         if takes {
             self.take_from_ring(index, bytes as usize);
         }
@@ -248,7 +267,9 @@ impl State {
         let reply = &self.table[index].reply;
         let is_whole = end == ResponseEnd::Complete && reply.is_whole_at(reply.sent_bytes);
         let status = reply.statement.map_or(0, |statement| statement.status);
-        let keeps = is_whole && self.keeps(index);
+        // A reply that let the connection be kept may end while the loop drains.
+        let is_kept = is_whole && self.keeps(index);
+        let keeps = is_kept && !(self.is_draining() && self.table[index].stashed() == 0);
         if reply.statement.is_none() {
             // The worker gave up before it stated anything; it logged why.
             self.counters.replies_broken.add(1);
@@ -268,7 +289,10 @@ impl State {
             self.next_request(index);
         } else {
             let reads_on = !self.table[index].is_request_read() || self.table[index].stashed() > 0;
-            self.table[index].linger = reads_on && is_whole;
+            // A body that broke off may still be coming, and so may the next request of a client
+            // that was told it could.
+            let connection = &mut self.table[index];
+            connection.linger = (connection.linger || reads_on || is_kept) && is_whole;
             self.table[index].resets = !is_whole && self.table[index].reply.ends_by_closing();
             self.let_go(index);
             self.begin_close(index);
@@ -283,6 +307,7 @@ impl State {
         connection.reply = Reply::default();
         connection.is_head_request = false;
         if connection.stashed() > 0 {
+            connection.extra().out = None;
             self.ready.push_back(index);
             return;
         }
@@ -361,7 +386,10 @@ impl State {
         self.counters.impossible.add(1);
         let pool = self.table[index].ticket.map_or(0, |ticket| ticket.pool);
         self.report_impossible(pool, impossible);
-        self.answer_for_dead(index);
+        // A condemned pool was answered for as a whole.
+        if self.table[index].ticket.is_some() {
+            self.answer_for_dead(index);
+        }
     }
 
     /// Reports an impossible value to the supervisor, which kills.

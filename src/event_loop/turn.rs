@@ -234,7 +234,8 @@ impl State {
             }
             Sending::Continue if connection.phase == Phase::Close => self.step_close(index),
             Sending::Continue if result < 0 => self.on_reset(index),
-            Sending::Continue => {}
+            // The reply may be there already.
+            Sending::Continue => self.pump(index),
             Sending::Own if connection.phase == Phase::OwnReply => {
                 connection.gone |= result < 0;
                 self.begin_close(index);

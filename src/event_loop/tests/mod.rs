@@ -9,3 +9,4 @@ mod bodies;
 mod clients;
 mod faults;
 mod requests;
+mod timing;

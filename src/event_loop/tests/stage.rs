@@ -57,6 +57,7 @@ struct Job {
     is_broken: bool,
     reply: Option<Vec<u8>>,
     written: usize,
+    is_begun: bool,
 }
 
 /// The settings of most plays.
@@ -206,7 +207,7 @@ impl Stage {
     }
 
     /// Lets the worker go on with what it has and claim what there is; whether anything moved.
-    fn work(&mut self) -> bool {
+    pub fn work(&mut self) -> bool {
         if self.is_worker_asleep {
             return false;
         }
@@ -241,13 +242,33 @@ enum Step {
 impl Job {
     fn new(claim: Claim) -> Job {
         let path = variable(&claim, KeyId::PATH_INFO);
-        Job { claim, path, body: Vec::new(), is_broken: false, reply: None, written: 0 }
+        Job {
+            claim,
+            path,
+            body: Vec::new(),
+            is_broken: false,
+            reply: None,
+            written: 0,
+            is_begun: false,
+        }
     }
 
     /// `/echo`: the body. `/big/N`: N bytes. `/cut/N`: states N bytes, sends N/2.
     /// `/environ/A/B`: the values of A and B. `/until-close`:
-    /// no length. Anything else: what the worker saw of the request.
+    /// no length. `/early`: the reply's first bytes before the body is read. `/deaf`: a reply, the
+    /// body unread. Anything else: what the worker saw of the request.
     fn step(&mut self) -> Step {
+        if self.path == "/early" && !self.is_begun {
+            self.is_begun = true;
+            let writer = self.claim.writer();
+            writer.begin_head(b"200 OK").unwrap();
+            writer.write(b"early ").unwrap();
+            writer.flush();
+            return Step::Moved;
+        }
+        if self.path == "/deaf" && self.reply.is_none() {
+            return self.begin();
+        }
         if self.reply.is_none() {
             let mut piece = [0; 4096];
             match self.claim.read_body(&mut piece) {
@@ -284,6 +305,10 @@ impl Job {
         };
         let states_length = !self.path.starts_with("/endless");
         let is_cut = self.path.starts_with("/cut");
+        if self.is_begun {
+            self.reply = Some(reply);
+            return Step::Moved;
+        }
         let writer = self.claim.writer();
         writer.begin_head(b"200 OK").unwrap();
         if states_length {
