@@ -4,8 +4,8 @@
 //! seat paired with this loop's core, else any sleeping seat, else nobody (a busy seat pulls next
 //! by itself). Under one interpreter lock a second thread of a worker whose first one runs would
 //! only make the two fight for the lock, so it is woken only when the queue's head has waited for
-//! 500 µs, or when nothing was heard of the worker for as long: its running threads then wait for
-//! something else.
+//! 500 µs, or when nothing was heard of the running threads for as long: they then wait for something
+//! else.
 //!
 //! A seat counts as running while it is neither idle nor waiting within a request: the books here
 //! know the workers' seats, the idle bitmap and the seats' words know who sleeps.
@@ -42,7 +42,7 @@ pub struct WorkerSeats {
     pub paired: bool,
 }
 
-/// A worker not heard of for so long has no thread that works off requests. The same patience as
+/// A running seat not heard of for so long does not work off requests. The same patience as
 /// that with a request that waits.
 const SILENT_NS: u64 = 500_000;
 
@@ -51,7 +51,7 @@ const SILENT_NS: u64 = 500_000;
 pub(crate) struct Workers {
     loop_index: u16,
     workers: Vec<WorkerSeats>,
-    /// By worker, in the order of `workers`: when one of its seats was last woken or heard of.
+    /// By seat: when it was last woken or heard of.
     heard_at_ns: Vec<u64>,
     floor: u32,
     ceiling: u32,
@@ -81,7 +81,6 @@ impl Workers {
     pub fn join(&mut self, worker: WorkerSeats) {
         self.leave(worker.worker);
         self.workers.push(worker);
-        self.heard_at_ns.push(0);
     }
 
     /// The worker that has this seat.
@@ -92,23 +91,24 @@ impl Workers {
 
     pub fn leave(&mut self, worker: u32) -> Option<WorkerSeats> {
         let at = self.workers.iter().position(|known| known.worker == worker)?;
-        self.heard_at_ns.remove(at);
         Some(self.workers.remove(at))
     }
 
-    /// A seat changed something about a request: its worker's running threads do not all wait.
+    /// A seat changed something about a request, or was woken: it works.
     pub fn hear(&mut self, seat: u16, now_ns: u64) {
-        let at = self.workers.iter().position(|worker| worker.seats.contains(&seat));
-        if let Some(heard) = at.and_then(|at| self.heard_at_ns.get_mut(at)) {
-            *heard = now_ns;
+        let at = usize::from(seat);
+        if self.heard_at_ns.len() <= at {
+            self.heard_at_ns.resize(at + 1, 0);
         }
+        self.heard_at_ns[at] = now_ns;
     }
 
-    /// Whether a worker with one lock has been silent for so long that its running threads most
-    /// likely wait without the lock (a database, a sleep).
-    fn is_silent(&self, worker: &WorkerSeats, now_ns: u64) -> bool {
-        let at = self.workers.iter().position(|known| known.worker == worker.worker);
-        at.is_some_and(|at| now_ns.saturating_sub(self.heard_at_ns[at]) >= SILENT_NS)
+    /// Whether no seat of the worker works: each one is idle, waits within a request, or has been
+    /// silent for so long that it most likely waits without the lock (a database, a sleep).
+    fn is_free(&self, worker: &WorkerSeats, seats: SeatsView<'_>, now_ns: u64) -> bool {
+        let heard = |seat: u16| self.heard_at_ns.get(usize::from(seat)).copied().unwrap_or(0);
+        let is_silent = |seat| now_ns.saturating_sub(heard(seat)) >= SILENT_NS;
+        worker.seats.clone().all(|seat| !runs(seat, seats) || is_silent(seat))
     }
 
     /// Wakes one seat by the rule. True: one was woken by this call.
@@ -118,16 +118,15 @@ impl Workers {
             .and_then(|worker| self.notify(worker, seats))
             .or_else(|| self.wake_where(seats, |worker| is_at_rest(worker, seats)))
             .or_else(|| match wake {
-                Wake::Fresh => self
-                    .wake_where(seats, |worker| !worker.one_lock || self.is_silent(worker, now_ns)),
+                Wake::Fresh => self.wake_where(seats, |worker| {
+                    !worker.one_lock || self.is_free(worker, seats, now_ns)
+                }),
                 Wake::Waited => self
                     .wake_where(seats, |worker| Some(worker.worker) != self.last_woken)
                     .or_else(|| self.wake_where(seats, |_| true)),
             });
-        if let Some(worker) = found {
-            if let Some(at) = self.workers.iter().position(|known| known.worker == worker) {
-                self.heard_at_ns[at] = now_ns;
-            }
+        if let Some((worker, seat)) = found {
+            self.hear(seat, now_ns);
             self.last_woken = Some(worker);
             self.next = self.next.wrapping_add(1);
         }
@@ -150,7 +149,7 @@ impl Workers {
         &self,
         seats: SeatsView<'_>,
         accept: impl Fn(&WorkerSeats) -> bool,
-    ) -> Option<u32> {
+    ) -> Option<(u32, u16)> {
         self.candidates()
             .filter(|worker| accept(worker))
             .find_map(|worker| self.notify(worker, seats))
@@ -158,25 +157,28 @@ impl Workers {
 
     /// Wakes one idle seat of a worker: the one with this loop's number if it is paired (threads of
     /// an interpreter without one lock are paired seat by seat), else the first.
-    fn notify(&self, worker: &WorkerSeats, seats: SeatsView<'_>) -> Option<u32> {
+    fn notify(&self, worker: &WorkerSeats, seats: SeatsView<'_>) -> Option<(u32, u16)> {
         let own = worker.seats.start.saturating_add(self.loop_index);
         let first = (worker.paired && worker.seats.contains(&own)).then_some(own);
         first
             .into_iter()
             .chain(worker.seats.clone())
             .filter(|&seat| seats.idle().has(seat))
-            .any(|seat| seats.line(seat).notify(IDLE))
-            .then_some(worker.worker)
+            .find(|&seat| seats.line(seat).notify(IDLE))
+            .map(|seat| (worker.worker, seat))
     }
 }
 
 /// Whether no seat of the worker runs: each one is idle or waits within a request.
 fn is_at_rest(worker: &WorkerSeats, seats: SeatsView<'_>) -> bool {
+    worker.seats.clone().all(|seat| !runs(seat, seats))
+}
+
+/// Whether the seat neither sleeps for work nor waits within a request.
+fn runs(seat: u16, seats: SeatsView<'_>) -> bool {
     use crate::seat_line::{AWAKE, NOTIFIED};
-    worker.seats.clone().all(|seat| {
-        seats.idle().has(seat)
-            || !matches!(seats.line(seat).word.word().load(Ordering::Relaxed), AWAKE | NOTIFIED)
-    })
+    !seats.idle().has(seat)
+        && matches!(seats.line(seat).word.word().load(Ordering::Relaxed), AWAKE | NOTIFIED)
 }
 
 impl LoopEnd {
@@ -191,8 +193,8 @@ impl LoopEnd {
         workers.wake_one(seats.view(), wake, clock::monotonic_ns())
     }
 
-    /// Notes that a seat changed something about a request (`progress` named it as its owner): a
-    /// worker that is heard of needs no second thread.
+    /// Notes that a seat changed something about a request (`progress` named it as its owner): while
+    /// it is heard of, its worker needs no second thread.
     #[inline]
     pub fn hear(&mut self, seat: u16, now_ns: u64) {
         self.workers.hear(seat, now_ns);

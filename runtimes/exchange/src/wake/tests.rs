@@ -118,7 +118,7 @@ fn a_bit_left_behind_wakes_nobody_in_its_place() {
 }
 
 #[test]
-fn a_second_seat_of_a_silent_worker_is_woken_at_once() {
+fn a_second_seat_is_woken_at_once_beside_a_silent_one() {
     // Both workers have one seat that runs and one that sleeps.
     let mut fixture = Fixture::new(true, None, [AWAKE, IDLE, AWAKE, IDLE]);
     fixture.now_ns = 10 * SILENT_NS;
@@ -129,6 +129,10 @@ fn a_second_seat_of_a_silent_worker_is_woken_at_once() {
     fixture.now_ns += SILENT_NS / 2;
     fixture.workers.hear(2, fixture.now_ns);
     fixture.now_ns += SILENT_NS / 2;
-    assert_eq!(fixture.wake(FRESH), Some(1), "the first has been silent");
-    assert_eq!(fixture.wake(FRESH), None, "the second was heard of");
+    assert_eq!(fixture.wake(FRESH), Some(1), "beside the first, which is silent");
+    assert_eq!(fixture.wake(FRESH), None, "its second runs now, and the other worker works");
+    // The woken seat went back to sleep; the one beside it is silent still.
+    fixture.table.view().line(1).word.reset(IDLE);
+    fixture.table.view().idle().set(1);
+    assert_eq!(fixture.wake(FRESH), Some(1), "that it worked a moment ago does not hold it back");
 }
