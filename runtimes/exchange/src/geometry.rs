@@ -81,15 +81,14 @@ impl Geometry {
     /// (633..1,965) µs of CPU a request, 498, 475 and 550 requests a second. The ranges overlap: no
     /// reason seen to double what a burst of large bodies may touch.
     pub const REQUEST_RING_BYTES: u32 = 128 * 1024;
-    /// Default size of a response ring. 64 KiB, 256 KiB and 1 MiB were measured with 1 MiB
-    /// responses (64 connections, one worker, shared core, two interleaved rounds): 576 and 730,
-    /// 429 and 464, 353 and 465 µs of CPU a response. 256 KiB takes most of the gain at a quarter
-    /// of the memory.
-    /// 512 KiB against 256, later, on a busy machine: 558 (552..592) and 567 (478..670) µs in
-    /// three interleaved rounds, 492 (433..764) and 652 (525..1,065) in four. To be measured again
-    /// on a quiet one. 2 MiB, which takes all of it at once: 473 (461..516) µs against 567, but 423
-    /// responses a second against 662.
-    pub const RESPONSE_RING_BYTES: u32 = 256 * 1024;
+    /// Default size of a response ring. Measured with 1 MiB responses (64 connections, one worker,
+    /// shared core, interleaved rounds, µs of CPU a response). 64 KiB, 256 KiB and 1 MiB, two
+    /// rounds: 576 and 730, 429 and 464, 353 and 465. 256 and 512 KiB, three runs of three or four
+    /// rounds on a busy machine: 567 (478..670) and 558 (552..592), 652 (525..1,065) and 492
+    /// (433..764), 644 (543..796) and 483 (445..496); responses a second 662 and 608, 301 and 308,
+    /// 714 and 663. 2 MiB, which takes all of it at once, in the first run: 473 (461..516), but 423
+    /// a second. Only a slot that served such a response has touched all of its ring.
+    pub const RESPONSE_RING_BYTES: u32 = 512 * 1024;
 
     /// Checks the bounds and computes all offsets.
     ///
