@@ -4,10 +4,9 @@
 //! (`config/limits.rs`); a command is followed by a ring of the loop's bell, since a sleeping loop
 //! watches nothing else.
 //!
-//! Invariants: commands are never dropped (the supervisor waits for room), reports may be: whoever
-//! needs an answer repeats the command. `DeathAcknowledged`, `KillWorker`, `PoolCondemned`,
-//! `Drained` and `Stopped` go through a channel of their own size class and are never dropped by a
-//! full log.
+//! Invariants: commands are never dropped (the supervisor waits for room). Of reports only access
+//! records are dropped when the channel is full; what someone waits for is kept by the loop until it
+//! fits (a few for each death of a worker).
 
 use std::time::Duration;
 

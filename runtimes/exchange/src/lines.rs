@@ -90,7 +90,8 @@ pub struct UpSlot {
     pub response_written: AtomicU64,
     /// Request body bytes ever consumed.
     pub body_consumed: AtomicU64,
-    /// The statement's first word, see `statement`, and the outcome once the word is DONE; 0 = none.
+    /// The statement's first word, see `statement`, and the outcome once the word is DONE;
+    /// 0 = none.
     pub statement: AtomicU64,
     /// The statement's second word: the body's length where it has one.
     pub statement_length: AtomicU64,

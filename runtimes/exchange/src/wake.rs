@@ -4,8 +4,8 @@
 //! seat paired with this loop's core, else any sleeping seat, else nobody (a busy seat pulls next
 //! by itself). Under one interpreter lock a second thread of a worker whose first one runs would
 //! only make the two fight for the lock, so it is woken only when the queue's head has waited for
-//! 500 µs, or when nothing was heard of the running threads for as long: they then wait for something
-//! else.
+//! 500 µs, or when nothing was heard of the running threads for as long: they then wait for
+//! something else.
 //!
 //! A seat counts as running while it is neither idle nor waiting within a request: the books here
 //! know the workers' seats, the idle bitmap and the seats' words know who sleeps.
@@ -193,8 +193,8 @@ impl LoopEnd {
         workers.wake_one(seats.view(), wake, clock::monotonic_ns())
     }
 
-    /// Notes that a seat changed something about a request (`progress` named it as its owner): while
-    /// it is heard of, its worker needs no second thread.
+    /// Notes that a seat changed something about a request (`progress` named it as its owner):
+    /// while it is heard of, its worker needs no second thread.
     #[inline]
     pub fn hear(&mut self, seat: u16, now_ns: u64) {
         self.workers.hear(seat, now_ns);
