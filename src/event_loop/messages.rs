@@ -5,8 +5,8 @@
 //! watches nothing else.
 //!
 //! Invariants: commands are never dropped (the supervisor waits for room). Of reports only access
-//! records are dropped when the channel is full; what someone waits for is kept by the loop until it
-//! fits (a few for each death of a worker).
+//! records are dropped when the channel is full; what someone waits for is kept by the loop until
+//! it fits (a few for each death of a worker).
 
 use std::time::Duration;
 
