@@ -111,10 +111,55 @@ fn deferred_bells(steps: usize, with_other: bool) -> bool {
 
 #[test]
 fn deferred_bells_are_rung_or_not_needed() {
-    explore_every_stop(2, |steps| deferred_bells(steps, false));
+    explore_every_stop(3, |steps| deferred_bells(steps, false));
 }
 
 #[test]
 fn deferred_bells_of_two_seats_are_rung_or_not_needed() {
     explore_every_stop(1, |steps| deferred_bells(steps, true));
+}
+
+/// A seat that deferred its bell and is then kept for ever (an application's `close()` that blocks),
+/// beside one that takes what is left of the queue and is kept too. Neither rings again, neither is
+/// dead: the news must reach the loop all the same.
+#[test]
+fn a_deferred_bell_needs_nobody_to_ring_it_later() {
+    explore(3, || {
+        let memory = Arc::new(Memory::new(2, 8, 2));
+        memory.enqueue(0, 1, 0);
+        memory.enqueue(1, 1, 1);
+        let seats: Vec<_> = (0..2)
+            .map(|seat| {
+                let memory = Arc::clone(&memory);
+                thread::spawn(move || {
+                    let Some(ticket) = memory.queue().take(seat, |slot| memory.word(slot)) else {
+                        return;
+                    };
+                    if ticket.slot == 1 {
+                        return;
+                    }
+                    claim::finish(&memory.up_slots[0].word, ticket.epoch, seat);
+                    let queue = Some(memory.queue());
+                    let sleeping = &memory.down.sleeping.value;
+                    if news::tell(memory.news(), sleeping, queue, 0) == Told::MustRing {
+                        memory.bell.ring();
+                    }
+                })
+            })
+            .collect();
+        let mut is_seen = false;
+        while !is_seen {
+            if memory.queue().is_empty() {
+                // First the queue, then the bitmap.
+                memory.news().take(|slot| is_seen |= slot == 0);
+                if !is_seen {
+                    memory.sleep();
+                }
+            } else {
+                thread::yield_now();
+            }
+            memory.news().take(|slot| is_seen |= slot == 0);
+        }
+        seats.into_iter().for_each(|seat| seat.join().unwrap());
+    });
 }

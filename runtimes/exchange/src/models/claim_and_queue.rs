@@ -54,7 +54,7 @@ fn two_seats_and_a_withdrawal(steps: usize) -> bool {
 
 #[test]
 fn every_request_goes_to_one_party_whoever_stops() {
-    explore_every_stop(2, two_seats_and_a_withdrawal);
+    explore_every_stop(3, two_seats_and_a_withdrawal);
 }
 
 /// One slot used three times through a queue of two entries, so that a slow seat meets a later lap.

@@ -99,5 +99,5 @@ fn respond(steps: usize) -> bool {
 
 #[test]
 fn a_response_larger_than_its_ring_arrives_whoever_waits_for_whom() {
-    explore_every_stop(2, respond);
+    explore_every_stop(3, respond);
 }
