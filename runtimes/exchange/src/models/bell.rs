@@ -119,9 +119,9 @@ fn deferred_bells_of_two_seats_are_rung_or_not_needed() {
     explore_every_stop(1, |steps| deferred_bells(steps, true));
 }
 
-/// A seat that deferred its bell and is then kept for ever (an application's `close()` that blocks),
-/// beside one that takes what is left of the queue and is kept too. Neither rings again, neither is
-/// dead: the news must reach the loop all the same.
+/// A seat that deferred its bell and is then kept for ever (an application's `close()` that
+/// blocks), beside one that takes what is left of the queue and is kept too. Neither rings again,
+/// neither is dead: the news must reach the loop all the same.
 #[test]
 fn a_deferred_bell_needs_nobody_to_ring_it_later() {
     explore(3, || {
