@@ -126,7 +126,11 @@ impl State {
         self.counters.malformed.add(1);
         if why.is_silent() {
             // No request of this protocol: its sender could not read an answer either.
-            self.incident(format!("connection closed without an answer: {}", why.reason));
+            let modifier = input.first().copied().unwrap_or_default();
+            self.incident(format!(
+                "connection closed without an answer: {} (modifier1 {modifier})",
+                why.reason
+            ));
             self.table[index].linger = true;
             self.begin_close(index);
         } else {

@@ -14,13 +14,16 @@ use super::EventLoop;
 use super::state::{Mode, State};
 use crate::connection::{Phase, Sending};
 use crate::driver::{Completion, ConnectionIndex, Driver, Kind};
-use crate::sys::errno;
+use crate::sys::{allocator, errno};
 
 /// While a ready queue is not empty its loop never sleeps longer (docs/exchange.md, "Batching").
 const QUEUE_PATIENCE: Duration = Duration::from_micros(500);
 
 /// How often idle slots are looked at for pages to give back.
 const PAGES_STEP: Duration = Duration::from_secs(1);
+
+/// How long before the end of that the loop's heap is given back too.
+const HEAP_LEAD: Duration = Duration::from_secs(3);
 
 /// How long after the last request that goes on: the exchange waits 10 s from its first look.
 const PAGES_PATIENCE: Duration = Duration::from_secs(15);
@@ -111,6 +114,11 @@ impl<D: Driver> EventLoop<D> {
         self.pages_next_ns = state.now_ns + PAGES_STEP.as_nanos() as u64;
         for pool in state.pools.iter_mut().filter(|pool| !pool.is_condemned) {
             pool.end.give_back_pages(state.now_ns);
+        }
+        // Nothing came for a while: the heap of the burst is free by now.
+        let left_ns = self.pages_until_ns - state.now_ns;
+        if left_ns <= HEAP_LEAD.as_nanos() as u64 {
+            allocator::give_back();
         }
     }
 

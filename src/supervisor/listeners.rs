@@ -14,6 +14,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::SocketAddr as UnixAddress;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -289,7 +290,7 @@ fn clear_stale(bind: &Bind, path: &Path, address: &SockAddr) -> Result<(), Fault
             "choose another path, or remove the file",
         ));
     }
-    match answers(address) {
+    match still_answers(address) {
         Ok(false) => {
             tracing::info!("taking over the stale socket file {}", path.display());
             fs::remove_file(path).map_err(|error| refusal(bind, &error))
@@ -298,6 +299,22 @@ fn clear_stale(bind: &Bind, path: &Path, address: &SockAddr) -> Result<(), Fault
         Err(error) => Err(refusal(bind, &error)),
     }
 }
+
+/// Whether somebody goes on listening at a socket file: the kernel closes the sockets of a server
+/// that was killed a moment after its process is gone (its rings are taken down first).
+fn still_answers(address: &SockAddr) -> io::Result<bool> {
+    for _ in 0..LAST_BREATH_TRIES {
+        if !answers(address)? {
+            return Ok(false);
+        }
+        std::thread::sleep(LAST_BREATH);
+    }
+    answers(address)
+}
+
+/// How often, and how long apart, a listener is looked at again before it is called live.
+const LAST_BREATH_TRIES: u32 = 10;
+const LAST_BREATH: Duration = Duration::from_millis(50);
 
 /// Whether somebody listens at a socket file.
 fn answers(address: &SockAddr) -> io::Result<bool> {

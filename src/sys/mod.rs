@@ -4,6 +4,7 @@
 //! socket asks here. Invariant: every function is safe to call in any order from any thread; a
 //! descriptor is always an owned value, closed at drop.
 
+pub mod allocator;
 pub mod clock;
 pub mod descriptors;
 pub mod errno;
