@@ -256,9 +256,11 @@ impl State {
     fn prepare_pool_sleep(&mut self, pool: usize) -> Option<Duration> {
         let now_ns = self.now_ns;
         let place = self.pools.get_mut(pool).filter(|place| !place.is_condemned)?;
-        // One seat a request, as far as there are workers at rest: a busy seat pulls by itself.
+        // One seat a request, as far as there are workers at rest: a busy seat pulls by itself. On
+        // a shared core the first one may have served all of them before its waker goes on.
         for _ in 0..std::mem::take(&mut place.fresh_work) {
-            if !place.end.wake_one(Wake::Fresh) {
+            let is_dry = !matches!(place.end.queue_is_empty(), Ok(false));
+            if is_dry || !place.end.wake_one(Wake::Fresh) {
                 break;
             }
         }
