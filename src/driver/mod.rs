@@ -175,6 +175,9 @@ pub trait Driver {
     /// # Errors
     /// `EMFILE`: the driver keeps a descriptor of its own.
     fn watch_bell(&mut self, bell: BorrowedFd<'_>) -> std::io::Result<()>;
+    /// Whether completions wait for the next turn already, as far as can be told without a system
+    /// call.
+    fn has_more(&mut self) -> bool;
     /// Submits what was asked for and takes what completed. `wait`: None = until something
     /// completes, Some(0) = do not wait. Appends to `out` (not cleared) at most the driver's batch
     /// bound, and perhaps nothing: a signal ends the wait, and so does what the driver settles by

@@ -76,8 +76,14 @@ impl State {
         body: BodyAtHand<'_>,
     ) -> Result<(), Rejection> {
         let trusted = self.is_trusted(index);
-        let made_id = self.request_ids.make();
-        let id = request_record::request_id(head, trusted, &made_id);
+        let made_id;
+        let id = match request_record::request_id(head, trusted) {
+            Some(given) => given,
+            None => {
+                made_id = self.request_ids.make();
+                &made_id[..]
+            }
+        };
         let settings = &self.settings;
         let connection = &mut self.table[index];
         let listener: &ListenerFacts = &settings.listeners[usize::from(connection.listener)];

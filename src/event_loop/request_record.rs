@@ -37,14 +37,14 @@ pub struct RecordFacts<'a> {
     pub request_id: &'a [u8],
 }
 
-/// The request's id: what a trusted peer says, else the made one.
-pub fn request_id<'a>(head: &Head<'a>, trusted: bool, made: &'a [u8]) -> &'a [u8] {
+/// The request's id, if a trusted peer says one.
+pub fn request_id<'a>(head: &Head<'a>, trusted: bool) -> Option<&'a [u8]> {
     let given = match head {
         Head::Http(head) if trusted => head.fields.value_of("x-request-id"),
-        Head::Uwsgi(packet, _) => value_of(packet, b"HTTP_X_REQUEST_ID"),
+        Head::Uwsgi(_, head) => head.request_id,
         Head::Http(_) => None,
     };
-    given.filter(|id| is_request_id(id)).unwrap_or(made)
+    given.filter(|id| is_request_id(id))
 }
 
 /// `wsgi.url_scheme` is https.

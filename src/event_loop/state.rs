@@ -15,6 +15,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 use ringhorn_exchange::LoopEnd;
 
+use super::accept::ACCEPTS_ARMED;
 use super::deadlines::TimerWheel;
 use super::messages::{Command, Report};
 use super::table::Table;
@@ -36,6 +37,10 @@ pub enum Mode {
     Stopping,
 }
 
+/// Requests queued, at which sleeping seats are woken although more completions are at hand. Two
+/// turns' worth of the accepts armed on one listener: a seat waits a few microseconds at most.
+const GATHERED_MAX: u32 = 2 * ACCEPTS_ARMED as u32;
+
 /// The loop's end of one pool's exchange, and which connection waits on each of its slots.
 #[derive(Debug)]
 pub struct Pool {
@@ -45,6 +50,8 @@ pub struct Pool {
     pub owners: Vec<Option<(ConnectionIndex, u32)>>,
     /// Requests queued since seats were last woken.
     pub fresh_work: u32,
+    /// What of `fresh_work` a turn left for the next one to wake seats for.
+    pub gathered: u32,
     /// When a seat was last woken for work that had waited, nanoseconds.
     pub woken_at_ns: u64,
     /// Counts the replacements of the pool's segments.
@@ -62,11 +69,26 @@ impl Pool {
             end,
             owners: Vec::new(),
             fresh_work: 0,
+            gathered: 0,
             woken_at_ns: 0,
             incarnation,
             kernel_holds: 0,
             is_condemned: false,
         }
+    }
+
+    /// Whether the seats for what was queued can wait one turn longer, since `has_more` says that
+    /// it comes at once: then they are woken for all of it together. Each turn must add to it.
+    pub fn gathers(&mut self, has_more: bool) -> bool {
+        let grows = self.fresh_work > self.gathered;
+        self.gathered = self.fresh_work;
+        has_more && grows && self.fresh_work < GATHERED_MAX
+    }
+
+    /// Takes the number of seats to wake, as many as requests were queued.
+    pub fn take_fresh_work(&mut self) -> u32 {
+        self.gathered = 0;
+        std::mem::take(&mut self.fresh_work)
     }
 
     /// Notes who waits on a slot.

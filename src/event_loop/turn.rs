@@ -134,6 +134,7 @@ impl<D: Driver> EventLoop<D> {
 
     /// Wakes seats for what was queued and decides how long the driver may wait.
     fn prepare_sleep(&mut self) -> Option<Duration> {
+        let has_more = self.driver.has_more();
         let state = &mut self.state;
         let mut wait = state.wheel.sleep(state.now_ns);
         let mut at_most = |bound: Duration| wait = Some(wait.map_or(bound, |w| w.min(bound)));
@@ -152,7 +153,7 @@ impl<D: Driver> EventLoop<D> {
             at_most(PAGES_STEP);
         }
         for pool in 0..state.pools.len() {
-            if let Some(bound) = state.prepare_pool_sleep(pool) {
+            if let Some(bound) = state.prepare_pool_sleep(pool, has_more) {
                 at_most(bound);
             }
         }
@@ -253,12 +254,15 @@ impl State {
     }
 
     /// Wakes seats of a pool if need be; returns how long the loop may sleep for its sake.
-    fn prepare_pool_sleep(&mut self, pool: usize) -> Option<Duration> {
+    fn prepare_pool_sleep(&mut self, pool: usize, has_more: bool) -> Option<Duration> {
         let now_ns = self.now_ns;
         let place = self.pools.get_mut(pool).filter(|place| !place.is_condemned)?;
+        if place.gathers(has_more) {
+            return Some(Duration::ZERO);
+        }
         // One seat a request, as far as there are workers at rest: a busy seat pulls by itself. On
         // a shared core the first one may have served all of them before its waker goes on.
-        for _ in 0..std::mem::take(&mut place.fresh_work) {
+        for _ in 0..place.take_fresh_work() {
             let is_dry = !matches!(place.end.queue_is_empty(), Ok(false));
             if is_dry || !place.end.wake_one(Wake::Fresh) {
                 break;

@@ -21,9 +21,16 @@ const SURVEYED_MAX: usize = 256;
 /// Marks a key that is not in the table of known ones.
 const UNKNOWN: u8 = u8::MAX;
 
+/// Marks a variable that is not passed on.
+const STOPPED: u8 = u8::MAX - 1;
+
+const _: () = assert!(KeyId::COUNT <= STOPPED as usize);
+
 /// What a first walk over a packet's variables found.
 struct Survey {
+    /// By the variable's place in the packet: its key's number, or one of the marks above.
     keys: [u8; SURVEYED_MAX],
+    /// Variables of the packet, stopped ones included.
     count: usize,
     seen: u128,
     repeated: u128,
@@ -87,16 +94,20 @@ impl Survey {
             has_server_name: false,
             has_server_port: false,
         };
-        for (key, value) in packet.passed_on() {
+        for (key, value) in packet.variables() {
             let place = survey.count;
             survey.count += 1;
-            let Some(known) = KeyId::of_environ(key) else {
-                survey.unknown += 1;
-                continue;
+            let known = KeyId::of_environ(key);
+            let mark = match known {
+                _ if !uwsgi::is_variable_passed_on(key, value) => STOPPED,
+                Some(known) => known.index() as u8,
+                None => UNKNOWN,
             };
             if let Some(entry) = survey.keys.get_mut(place) {
-                *entry = known.index() as u8;
+                *entry = mark;
             }
+            survey.unknown += usize::from(mark == UNKNOWN);
+            let Some(known) = known.filter(|_| mark != STOPPED) else { continue };
             survey.repeated |= survey.seen & bit(known);
             survey.seen |= bit(known);
             survey.has_server_name |= known == KeyId::SERVER_NAME && !value.is_empty();
@@ -106,9 +117,11 @@ impl Survey {
     }
 
     fn write(&self, record: &mut RecordWriter<'_>, packet: &uwsgi::Packet<'_>, mut written: u128) {
-        for (place, (key, value)) in packet.passed_on().enumerate() {
-            let Some(known) = KeyId::of_index(self.keys[place]) else {
-                self.write_unknown(record, packet, place, key, value);
+        for ((key, value), &mark) in packet.variables().zip(&self.keys) {
+            let Some(known) = KeyId::of_index(mark) else {
+                if mark == UNKNOWN {
+                    self.write_unknown(record, packet, key, value);
+                }
                 continue;
             };
             if written & bit(known) != 0 {
@@ -128,14 +141,14 @@ impl Survey {
         &self,
         record: &mut RecordWriter<'_>,
         packet: &uwsgi::Packet<'_>,
-        place: usize,
         key: &[u8],
         value: &[u8],
     ) {
         let same = || packet.passed_on().filter(|(other, _)| *other == key);
         if self.unknown == 1 || same().count() == 1 {
             record.named(key, value);
-        } else if !packet.passed_on().take(place).any(|(other, _)| other == key) {
+        } else if same().next().is_some_and(|(first, _)| std::ptr::eq(first, key)) {
+            // Written in the place of the first of them.
             write_repeated(record, key, None, same().map(|(_, value)| value));
         }
     }

@@ -254,8 +254,7 @@ impl<'a> RecordWriter<'a> {
             return;
         };
         let [low, high] = length.to_le_bytes();
-        self.memory.push(&[key.byte(), ascii_flag(value), low, high]);
-        self.memory.push(value);
+        self.memory.push_behind([key.byte(), ascii_flag(value), low, high], value);
         self.variables += 1;
     }
 

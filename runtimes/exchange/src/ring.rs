@@ -99,7 +99,9 @@ mod memory {
         #[inline]
         pub fn pieces(&self, position: u64, length: usize) -> [(*mut u8, usize); 2] {
             assert!(length <= self.size);
-            let at = (position % self.size as u64) as usize;
+            // The division is saved where it would not change the position: small requests.
+            let size = self.size as u64;
+            let at = if position < size { position } else { position % size } as usize;
             let first = length.min(self.size - at);
             // SAFETY: `at < size` and `first <= size - at`: both stay inside the ring's bytes.
             [(unsafe { self.start.add(at) }, first), (self.start, length - first)]
@@ -197,6 +199,22 @@ mod memory {
                 ptr::copy_nonoverlapping(bytes.as_ptr(), self.ring.start.add(self.at), bytes.len());
             }
             self.at += bytes.len();
+        }
+
+        /// Appends four bytes and then others, as one.
+        #[inline]
+        pub fn push_behind(&mut self, first: [u8; 4], bytes: &[u8]) {
+            if self.overflowed || bytes.len() + first.len() > self.ring.size - self.at {
+                self.overflowed = true;
+                return;
+            }
+            // SAFETY: as in `push`, with the room for both just checked.
+            unsafe {
+                let at = self.ring.start.add(self.at);
+                ptr::copy_nonoverlapping(first.as_ptr(), at, first.len());
+                ptr::copy_nonoverlapping(bytes.as_ptr(), at.add(first.len()), bytes.len());
+            }
+            self.at += first.len() + bytes.len();
         }
 
         /// Replaces bytes that were pushed before.

@@ -217,6 +217,10 @@ impl Driver for SimDriver {
         Ok(())
     }
 
+    fn has_more(&mut self) -> bool {
+        self.world.borrow().has_more()
+    }
+
     fn turn(&mut self, wait: Option<Duration>, out: &mut Vec<Completion>) -> io::Result<()> {
         let result = self.run_turn(wait, out);
         self.counters = self.world.borrow().counters;

@@ -322,6 +322,11 @@ impl World {
         self.buffers.iter().filter(|state| **state == BufferState::Free).count()
     }
 
+    /// Completions that a batch left behind, or that came late.
+    pub(super) fn has_more(&self) -> bool {
+        !self.done.is_empty()
+    }
+
     pub(super) fn peer(&self, connection: ConnectionIndex) -> Option<SocketAddr> {
         self.fresh_peers.iter().find(|(fresh, _)| *fresh == connection).map(|(_, peer)| *peer)
     }

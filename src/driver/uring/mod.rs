@@ -38,7 +38,7 @@ use self::books::{Books, FollowUp};
 use self::buffers::ProvidedBuffers;
 pub use self::error::{StartError, Step};
 use self::pinned::{PeerAddress, SendHeader};
-use self::ring::{Chain, Entered, Ring};
+use self::ring::{ACCEPT_POLL_FIRST, Chain, Entered, Ring, with_ioprio};
 pub use self::self_test::self_test;
 use self::user_data::{Operation, Tag};
 use super::{After, BufferId, Completion, ConnectionIndex, Counters, Driver, Piece, Token};
@@ -101,6 +101,11 @@ impl PreparedUring {
         ring.submitter()
             .register_files_sparse(config.connections + LISTENERS_MAX)
             .map_err(|error| StartError::new(Step::DescriptorTable, error))?;
+        let accept_flags = match ring.knows_accept_poll_first() {
+            Ok(true) => ACCEPT_POLL_FIRST,
+            Ok(false) => 0,
+            Err(error) => return Err(StartError::new(Step::Enable, error)),
+        };
         let buffers = ProvidedBuffers::create(config.buffers, config.buffer_bytes)
             .map_err(|error| StartError::new(Step::Buffers, error))?;
         let (address, entries) = buffers.registration();
@@ -119,6 +124,7 @@ impl PreparedUring {
             books,
             listeners: Vec::new(),
             bell: None,
+            accept_flags,
             batch: config.batch,
             broken: None,
         })
@@ -132,6 +138,8 @@ pub struct UringDriver {
     books: Books,
     listeners: Vec<Listener>,
     bell: Option<OwnedFd>,
+    /// [`ACCEPT_POLL_FIRST`] where the kernel knows it, else 0.
+    accept_flags: u16,
     batch: usize,
     /// The ring failed between two turns; the next turn says so.
     broken: Option<i32>,
@@ -283,6 +291,7 @@ impl Driver for UringDriver {
             .build()
             .flags(Flags::IO_LINK)
             .tagged(Operation::Accept, token);
+        let accept = with_ioprio(accept, self.accept_flags);
         let recv = self.provided_recv(token, false);
         // SAFETY: the address record stays in place and unused by others until `translate` sees the
         // accept's completion; the receive carries no pointer.
@@ -425,6 +434,10 @@ impl Driver for UringDriver {
         assert!(self.bell.is_none(), "a loop has one bell");
         self.bell = Some(bell.try_clone_to_owned()?);
         Ok(())
+    }
+
+    fn has_more(&mut self) -> bool {
+        self.ring.has_completions() || self.ring.holds_back().deferred
     }
 
     fn turn(&mut self, wait: Option<Duration>, out: &mut Vec<Completion>) -> io::Result<()> {

@@ -14,7 +14,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use io_uring::types::{CancelBuilder, SubmitArgs, Timespec};
+use io_uring::types::{CancelBuilder, Fixed, SubmitArgs, Timespec};
 use io_uring::{CompletionQueue, EnterFlags, IoUring, Probe, Submitter, opcode, squeue};
 
 use super::error::{StartError, Step};
@@ -195,6 +195,23 @@ impl Ring {
         self.ring.completion()
     }
 
+    /// Whether the kernel takes an accept that arms its poll before it tries
+    /// (IORING_ACCEPT_POLL_FIRST, Linux 6.10). Asked with an accept on an empty slot of the table
+    /// of direct descriptors, which must exist: EBADF where the flag is known, EINVAL where not.
+    ///
+    /// # Errors
+    /// As [`enter`](Self::enter).
+    pub(super) fn knows_accept_poll_first(&mut self) -> io::Result<bool> {
+        let null = std::ptr::null_mut();
+        let accept = opcode::Accept::new(Fixed(0), null, null.cast()).build();
+        // SAFETY: the entry points to no memory.
+        let is_queued = unsafe { self.push((with_ioprio(accept, ACCEPT_POLL_FIRST), None)) };
+        debug_assert!(is_queued, "a fresh queue has room");
+        self.enter(1, Some(Duration::from_secs(1)))?;
+        let answer = self.completions().next().map(|entry| entry.result());
+        Ok(answer.is_some_and(|result| result != -libc::EINVAL))
+    }
+
     /// Submits everything queued and waits for `want` completions, at most `timeout`.
     ///
     /// # Errors
@@ -296,6 +313,19 @@ unsafe fn push_chain(submission: &mut squeue::SubmissionQueue<'_>, chain: &Chain
     true
 }
 
+/// An entry with the operation's own flags, which the crate sets for some operations only.
+pub(super) fn with_ioprio(mut entry: squeue::Entry, flags: u16) -> squeue::Entry {
+    const { assert!(size_of::<squeue::Entry>() == 64 && align_of::<squeue::Entry>() >= 2) };
+    // SAFETY: an entry is one `struct io_uring_sqe` (`repr(C)`, 64 bytes, asserted), whose layout
+    // is the kernel's interface: opcode and flags of a byte each, then the two bytes of `ioprio`.
+    unsafe { (&raw mut entry).cast::<u16>().add(1).write(flags) };
+    entry
+}
+
+/// io_uring.h, IORING_ACCEPT_POLL_FIRST: an accept tried on an empty backlog makes a socket and a
+/// file and drops both.
+pub(super) const ACCEPT_POLL_FIRST: u16 = 1 << 2;
+
 /// `struct io_uring_rsrc_update` of io_uring_register(2).
 #[repr(C)]
 struct RingUpdate {
@@ -307,3 +337,25 @@ struct RingUpdate {
 // io_uring_register(2), IORING_REGISTER_RING_FDS and IORING_UNREGISTER_RING_FDS.
 const REGISTER_RING_FDS: libc::c_uint = 20;
 const UNREGISTER_RING_FDS: libc::c_uint = 21;
+
+#[cfg(test)]
+mod tests {
+    use io_uring::opcode;
+    use io_uring::types::Fixed;
+
+    use super::with_ioprio;
+
+    /// The crate sets the same two bytes for a receive.
+    #[test]
+    fn ioprio_lies_where_the_kernel_looks_for_it() {
+        let receive = || opcode::Recv::new(Fixed(7), std::ptr::null_mut(), 9);
+        let ours = with_ioprio(receive().build(), 0x1234);
+        assert_eq!(format!("{ours:?}"), format!("{:?}", receive().ioprio(0x1234).build()));
+        let bytes = |entry: &io_uring::squeue::Entry| {
+            // SAFETY: an entry is 64 initialised bytes (the kernel's interface has no padding).
+            unsafe { *std::ptr::from_ref(entry).cast::<[u8; 64]>() }
+        };
+        assert_eq!(bytes(&ours), bytes(&receive().ioprio(0x1234).build()));
+        assert_ne!(bytes(&ours), bytes(&receive().build()));
+    }
+}

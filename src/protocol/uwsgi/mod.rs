@@ -27,7 +27,8 @@ pub use packet::{
     Variables, parse_packet,
 };
 pub use request::{
-    Repeat, RequestHead, is_passed_on, path_after_script_name, repeat_rule, request_head,
+    Repeat, RequestHead, is_passed_on, is_variable_passed_on, path_after_script_name, repeat_rule,
+    request_head,
 };
 
 #[cfg(test)]

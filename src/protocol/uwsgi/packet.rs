@@ -50,10 +50,7 @@ impl<'b> Packet<'b> {
     /// and without an empty CONTENT_LENGTH or CONTENT_TYPE, which nginx sends for requests that
     /// have none and PEP 3333 wants absent or meaningful.
     pub fn passed_on(&self) -> impl Iterator<Item = (&'b [u8], &'b [u8])> + use<'b> {
-        self.variables().filter(|(key, value)| {
-            super::is_passed_on(key)
-                && !(value.is_empty() && matches!(*key, b"CONTENT_LENGTH" | b"CONTENT_TYPE"))
-        })
+        self.variables().filter(|(key, value)| super::is_variable_passed_on(key, value))
     }
 }
 
@@ -125,7 +122,9 @@ fn split_prefixed(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 /// Visible ASCII without `=`: what any environ, a process's own too, can hold as a name. Frontends
 /// send nothing else, and a key with a line end or NUL would lie to logs and to applications.
 fn is_environ_name(key: &[u8]) -> bool {
-    !key.is_empty() && key.iter().all(|byte| byte.is_ascii_graphic() && *byte != b'=')
+    // Without an early exit, so that the bytes of a key are tested side by side.
+    let wrong = key.iter().filter(|byte| !byte.is_ascii_graphic() || **byte == b'=').count();
+    !key.is_empty() && wrong == 0
 }
 
 /// Iterator over the (key, value) pairs of a packet.

@@ -42,6 +42,8 @@ pub struct RequestHead<'b> {
     pub remote_addr: Option<&'b [u8]>,
     /// HTTP_HOST.
     pub host: Option<&'b [u8]>,
+    /// HTTP_X_REQUEST_ID.
+    pub request_id: Option<&'b [u8]>,
     /// Whether the client's connection was TLS: REQUEST_SCHEME is `https`, or HTTPS is `on` or `1`.
     pub is_https: bool,
 }
@@ -66,6 +68,7 @@ pub fn request_head<'b>(packet: &Packet<'b>) -> Result<RequestHead<'b>, Rejectio
         query: None,
         remote_addr: None,
         host: None,
+        request_id: None,
         is_https: false,
     };
     let mut has_authorization = false;
@@ -82,6 +85,7 @@ pub fn request_head<'b>(packet: &Packet<'b>) -> Result<RequestHead<'b>, Rejectio
             b"HTTPS" | b"REQUEST_SCHEME" => head.is_https |= is_https(value),
             b"HTTP_HOST" if head.host.is_some() => return Err(REPEATED),
             b"HTTP_HOST" => head.host = Some(value),
+            b"HTTP_X_REQUEST_ID" => head.request_id = Some(value),
             b"HTTP_AUTHORIZATION" if has_authorization => return Err(REPEATED),
             b"HTTP_AUTHORIZATION" => has_authorization = true,
             _ => {}
@@ -138,7 +142,7 @@ fn is_https(value: &[u8]) -> bool {
 /// * what only the server says: `wsgi.*`, `uwsgi.*` and `ringhorn.*`;
 /// * `UWSGI_*`: directions to a uWSGI server to load code, change folders or paths.
 ///
-/// An empty CONTENT_LENGTH or CONTENT_TYPE is to be left out as well, see [`Packet::passed_on`].
+/// An empty CONTENT_LENGTH or CONTENT_TYPE is left out as well, see [`is_variable_passed_on`].
 pub fn is_passed_on(key: &[u8]) -> bool {
     match key.first() {
         Some(b'H') => !matches!(
@@ -154,6 +158,12 @@ pub fn is_passed_on(key: &[u8]) -> bool {
         Some(b'r') => !key.starts_with(b"ringhorn."),
         _ => true,
     }
+}
+
+/// Whether a variable reaches the application: its key does ([`is_passed_on`]), and it is no empty
+/// CONTENT_LENGTH or CONTENT_TYPE, which nginx sends for requests that have none.
+pub fn is_variable_passed_on(key: &[u8], value: &[u8]) -> bool {
+    is_passed_on(key) && !(value.is_empty() && matches!(key, b"CONTENT_LENGTH" | b"CONTENT_TYPE"))
 }
 
 /// What becomes of a key that comes more than once in a packet.
