@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use ringhorn_exchange::{Geometry, LoopEnd, SeatTable};
+use ringhorn_exchange::{Geometry, LARGE_RINGS_MAX, LoopEnd, SeatTable};
 
 use super::fault::{ExitCode, Fault};
 use super::generations::Generations;
@@ -82,8 +82,19 @@ fn geometry(seats: u32, settings: &LoopSettings) -> Geometry {
         seats,
         request_ring_bytes: Geometry::REQUEST_RING_BYTES,
         response_ring_bytes: Geometry::RESPONSE_RING_BYTES,
+        large_rings: large_rings(seats, settings),
+        large_ring_bytes: Geometry::LARGE_RING_BYTES,
     }
 }
+
+/// Large response rings of each loop: its share of the seats, each of which fills one at a time;
+/// four at least, since one is filled while others are sent, and 32 (64 MiB) at most.
+fn large_rings(seats: u32, settings: &LoopSettings) -> u32 {
+    const { assert!(LARGE_RINGS_EACH_MAX <= LARGE_RINGS_MAX) };
+    seats.div_ceil(u32::from(settings.event_loops).max(1)).clamp(4, LARGE_RINGS_EACH_MAX)
+}
+
+const LARGE_RINGS_EACH_MAX: u32 = 32;
 
 fn descriptors(end: &LoopEnd) -> io::Result<LoopMemory> {
     let theirs = end.descriptors();

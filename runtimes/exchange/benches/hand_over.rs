@@ -27,6 +27,8 @@ const GEOMETRY: Geometry = Geometry {
     seats: 8,
     request_ring_bytes: Geometry::REQUEST_RING_BYTES,
     response_ring_bytes: Geometry::RESPONSE_RING_BYTES,
+    large_rings: 8,
+    large_ring_bytes: Geometry::LARGE_RING_BYTES,
 };
 const IN_FLIGHT: u32 = 64;
 const VALUE: &[u8] = b"Mozilla/5.0 (X11; Linux x86_64; rv:128.0)";

@@ -86,6 +86,7 @@ pub type SlotIndex = u32;
 
 // The protocol: atomics only, no unsafe, the same code in production and in the models.
 mod claim;
+mod grant;
 mod lines;
 mod news;
 mod queue;
@@ -109,6 +110,8 @@ mod fork;
 mod framing;
 mod geometry;
 pub mod keys;
+#[cfg(not(loom))]
+mod large_rings;
 #[cfg(not(loom))]
 #[allow(unsafe_code)]
 mod loop_end;
@@ -136,8 +139,8 @@ mod wake;
 mod worker_end;
 
 pub use geometry::{
-    Geometry, IDLE_PAGES_NS, LAYOUT_HASH, LAYOUT_VERSION, LOOPS_MAX, SEATS_MAX, SLOTS_MAX,
-    WAITED_NS,
+    Geometry, IDLE_PAGES_NS, LARGE_RINGS_MAX, LAYOUT_HASH, LAYOUT_VERSION, LOOPS_MAX, SEATS_MAX,
+    SLOTS_MAX, WAITED_NS,
 };
 pub use keys::KeyId;
 #[cfg(not(loom))]

@@ -15,6 +15,7 @@
 use std::time::Duration;
 
 use crate::claim::{self, Hand, HandState};
+use crate::grant::Grant;
 use crate::ring;
 use crate::seat_line::{SeatLine, SleepEnd, WAITING};
 use crate::sync::{AtomicU32, AtomicU64, Ordering, fence};
@@ -71,6 +72,8 @@ pub struct DownSlot {
     pub close_after: AtomicU32,
     /// 1: the loop has body bytes for which there was no room, and wants news of room.
     pub wants_room: AtomicU32,
+    /// A [`Grant`]: the answer to a response that asked for a large ring.
+    pub large_ring: AtomicU32,
 }
 
 /// More body bytes may come.
@@ -112,6 +115,21 @@ impl DownSlot {
         self.body_state.store(BODY_OPEN, Ordering::Relaxed);
         self.close_after.store(0, Ordering::Relaxed);
         self.wants_room.store(0, Ordering::Relaxed);
+        self.large_ring.store(Grant::Undecided.pack(), Ordering::Relaxed);
+    }
+
+    /// Loop: answers a response that asked for a large ring. Release: whatever the loop and an
+    /// earlier owner did with the ring's memory is over before the seat, which acquires the answer,
+    /// writes to it.
+    #[inline]
+    pub(crate) fn grant(&self, grant: Grant) {
+        self.large_ring.store(grant.pack(), Ordering::Release);
+    }
+
+    /// Seat: the answer, if there is one.
+    #[inline]
+    pub(crate) fn granted(&self) -> Grant {
+        Grant::unpack(self.large_ring.load(Ordering::Acquire))
     }
 
     /// Seat: what there is of the body beyond `consumed`, and whether more may come. The state is
@@ -205,6 +223,18 @@ impl Hold<'_> {
             let (available, state) = self.down.look_at_body(consumed);
             available > 0 || state != BODY_OPEN || self.is_abandoned() || interrupted()
         };
+        self.seat.sleep(WAITING, has_reason, timeout)
+    }
+
+    /// Sleeps until the loop answered the wish for a large ring, the request was given up or
+    /// `interrupted` says so. May return early.
+    pub fn sleep_for_grant(
+        &self,
+        interrupted: impl Fn() -> bool,
+        timeout: Option<Duration>,
+    ) -> SleepEnd {
+        let has_reason =
+            || self.down.granted() != Grant::Undecided || self.is_abandoned() || interrupted();
         self.seat.sleep(WAITING, has_reason, timeout)
     }
 

@@ -27,6 +27,7 @@ use std::sync::Arc;
 use crate::SlotIndex;
 use crate::claim::{Hand, HandState};
 use crate::geometry::{Geometry, Identity, Layout, Segment};
+use crate::large_rings::LargeRings;
 use crate::lines;
 use crate::memory::Created;
 use crate::seats::SeatTable;
@@ -168,6 +169,7 @@ pub struct LoopEnd {
     bell: OwnedFd,
     pub(crate) seats: Arc<SeatTable>,
     pub(crate) slots: Slots,
+    pub(crate) large_rings: LargeRings,
     pub(crate) workers: Workers,
     /// Entries ever pushed, and `head` as last seen and found possible.
     tail: u64,
@@ -211,6 +213,7 @@ impl LoopEnd {
             bell,
             seats,
             slots: Slots::new(geometry.slots),
+            large_rings: LargeRings::new(geometry.large_rings),
             workers: Workers::new(loop_index),
             tail: 0,
             head_seen: 0,

@@ -27,6 +27,7 @@ use crate::sync::{AtomicU32, AtomicU64, Bell, FutexWord, Ordering, fence, mortal
 mod bell;
 mod body;
 mod claim_and_queue;
+mod grant;
 mod response;
 mod work;
 
@@ -77,6 +78,7 @@ impl Memory {
                     body_state: AtomicU32::new(BODY_OPEN),
                     close_after: AtomicU32::new(0),
                     wants_room: AtomicU32::new(0),
+                    large_ring: AtomicU32::new(0),
                 })
                 .collect(),
             up_slots: (0..slots)

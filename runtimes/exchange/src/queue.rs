@@ -85,6 +85,12 @@ impl ReadyQueue<'_> {
         let _ = self.head.compare_exchange(head, head + 1, Ordering::AcqRel, Ordering::Relaxed);
     }
 
+    /// Producer: what the entry at `position` says. It may be claimed at any moment.
+    #[inline]
+    pub fn peek(&self, position: u64) -> Ticket {
+        Ticket::unpack(self.entry(position).load(Ordering::Relaxed))
+    }
+
     /// Producer: whether the entry at `head` can still be claimed. Dead ones are stepped over by
     /// the caller with [`advance`](Self::advance).
     #[inline]
@@ -93,7 +99,7 @@ impl ReadyQueue<'_> {
         head: u64,
         word_of: impl Fn(SlotIndex) -> Option<&'w AtomicU64>,
     ) -> bool {
-        let ticket = Ticket::unpack(self.entry(head).load(Ordering::Relaxed));
+        let ticket = self.peek(head);
         let queued = Hand { epoch: ticket.epoch, seat: 0, state: HandState::Queued }.pack();
         word_of(ticket.slot).is_some_and(|word| word.load(Ordering::Relaxed) == queued)
     }

@@ -13,7 +13,8 @@ use std::sync::Arc;
 
 use crate::claim::{self, Finish, Ticket};
 use crate::fork::is_forked;
-use crate::geometry::RECORD_HEAD_BYTES;
+use crate::geometry::{Geometry, RECORD_HEAD_BYTES};
+use crate::large_rings::ResponseRing;
 use crate::lines::{BODY_BROKEN, BODY_OPEN, Hold};
 use crate::record::{self, MethodId, Protocol, RecordFlags, RecordHead, Variables};
 use crate::response::ResponseWriter;
@@ -58,13 +59,13 @@ impl Held {
     }
 
     #[inline]
-    pub fn response_ring(&self) -> RingBytes {
-        self.place.view(self.at).response_ring(self.ticket.slot)
+    pub fn response_ring(&self, ring: ResponseRing) -> RingBytes {
+        self.place.view(self.at).response_ring(self.ticket.slot, ring)
     }
 
     #[inline]
-    pub fn response_ring_bytes(&self) -> usize {
-        self.place.view(self.at).layout.geometry.response_ring_bytes as usize
+    pub fn geometry(&self) -> &Geometry {
+        &self.place.view(self.at).layout.geometry
     }
 
     /// Tells the loop that the slot changed.

@@ -17,10 +17,12 @@ use crate::fork::is_forked;
 use crate::framing::{
     self, Body, CHUNK_BYTES_MAX, Circumstances, HeadError, LAST_CHUNK, StagedHead,
 };
+use crate::grant::{ASKS, Grant};
+use crate::large_rings::ResponseRing;
 use crate::record::{Protocol, RecordHead};
 use crate::request::Held;
 use crate::ring;
-use crate::statement::{ResponseEnd, StatedBody, Statement};
+use crate::statement::{LARGE, ResponseEnd, StatedBody, Statement};
 use crate::sync::Ordering;
 use crate::worker_end::{RequestWake, Scratch};
 
@@ -76,6 +78,19 @@ pub struct ResponseWriter {
     written: u64,
     /// First word of the statement as published; 0 = none yet.
     statement_word: u64,
+    /// The ring it goes through; settled before the head is committed.
+    ring: Ring,
+}
+
+/// Which ring the response goes through, as far as that is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ring {
+    /// The slot's own, unless the first piece shows that a large one would serve.
+    Unasked,
+    /// The loop was asked for a large one.
+    Asked,
+    /// This one, to the end.
+    Settled(ResponseRing),
 }
 
 impl ResponseWriter {
@@ -93,6 +108,7 @@ impl ResponseWriter {
             body_taken: 0,
             written: 0,
             statement_word: 0,
+            ring: Ring::Unasked,
         }
     }
 
@@ -139,7 +155,8 @@ impl ResponseWriter {
     /// See [`HeadError`]; the head is as before the call.
     #[inline]
     pub fn header(&mut self, name: &[u8], value: &[u8]) -> Result<(), HeadError> {
-        let ring_bytes = self.held.response_ring_bytes();
+        // The head must fit the slot's own ring: another may be denied.
+        let ring_bytes = self.held.geometry().response_ring_bytes as usize;
         self.staged()?.field(name, value, ring_bytes)
     }
 
@@ -184,8 +201,8 @@ impl ResponseWriter {
     }
 
     /// Takes bytes of the body and publishes them; the first non-empty piece commits the head.
-    /// Gives how many were taken: fewer than given means that the ring is full (`wait_for_room`,
-    /// then again with the rest). An empty piece does nothing and gives 0. The loop hears of it by
+    /// Gives how many were taken: fewer than given means that the ring is full, or that a large one
+    /// was asked for (`wait_for_room`, then again with the rest). An empty piece does nothing and gives 0. The loop hears of it by
     /// [`flush`](Self::flush), by `wait_for_room` and by the end of the request.
     ///
     /// # Errors
@@ -204,6 +221,9 @@ impl ResponseWriter {
         if self.held.hold().is_abandoned() {
             return Err(WriteError::Abandoned);
         }
+        if !self.settle_ring(bytes.len()) {
+            return Ok(0);
+        }
         let before = self.written;
         let statement = self.commit();
         let Phase::Committed { body, swallowed } = self.phase else {
@@ -214,17 +234,65 @@ impl ResponseWriter {
         taken
     }
 
+    /// Decides by the first piece, of `bytes` bytes, which ring the response goes through. False:
+    /// the loop was asked for a large one and has not answered.
+    #[inline]
+    fn settle_ring(&mut self, bytes: usize) -> bool {
+        if let Ring::Settled(_) = self.ring {
+            return true;
+        }
+        let most = self.remaining().unwrap_or(0).max(bytes as u64);
+        if most < self.held.geometry().asks_from_bytes() {
+            self.ring = Ring::Settled(ResponseRing::Own);
+            return true;
+        }
+        self.settle_large_ring()
+    }
+
+    #[cold]
+    fn settle_large_ring(&mut self) -> bool {
+        let rings = self.held.geometry().large_rings;
+        if rings == 0 || self.is_without_body() {
+            self.ring = Ring::Settled(ResponseRing::Own);
+            return true;
+        }
+        let hold = self.held.hold();
+        match hold.down.granted() {
+            Grant::Undecided => {
+                // Relaxed: the news that `wait_for_room` sets releases it.
+                hold.up.statement.store(ASKS, Ordering::Relaxed);
+                self.ring = Ring::Asked;
+                return false;
+            }
+            // The loop is trusted; a ring that it cannot have granted would only be not used.
+            Grant::Ring(ring) if ring < rings => {
+                self.ring = Ring::Settled(ResponseRing::Large(ring));
+            }
+            Grant::Ring(_) | Grant::Denied => self.ring = Ring::Settled(ResponseRing::Own),
+        }
+        true
+    }
+
+    /// Where the bytes go.
+    #[inline]
+    fn response_ring(&self) -> ResponseRing {
+        match self.ring {
+            Ring::Settled(ring) => ring,
+            Ring::Unasked | Ring::Asked => ResponseRing::Own,
+        }
+    }
+
     /// Bytes of the ring that are free now.
     #[inline]
     fn room(&self) -> usize {
-        let size = self.held.response_ring_bytes();
+        let size = self.held.geometry().response_bytes(self.response_ring());
         let sent = ring::look(&self.held.hold().down.response_sent);
         // The loop is trusted; a count it cannot have written would only make the ring look full.
         ring::room(size, self.written, sent, 0).unwrap_or(0)
     }
 
     fn put(&mut self, bytes: &[u8]) {
-        self.held.response_ring().copy_in(self.written, bytes);
+        self.held.response_ring(self.response_ring()).copy_in(self.written, bytes);
         self.written += bytes.len() as u64;
     }
 
@@ -296,6 +364,8 @@ impl ResponseWriter {
         let hold = self.held.hold();
         if let Some(statement) = statement {
             let (word, length) = statement.pack();
+            let is_large = matches!(self.response_ring(), ResponseRing::Large(_));
+            let word = if is_large { word | LARGE } else { word };
             hold.up.statement_length.store(length, Ordering::Relaxed);
             hold.up.statement.store(word, Ordering::Relaxed);
             self.statement_word = word;
@@ -307,17 +377,17 @@ impl ResponseWriter {
         }
     }
 
-    /// Tells the loop of everything written so far. The bell is not deferred: the application may
-    /// take long until its next piece.
+    /// Tells the loop of everything written so far, or asked for. The bell is not deferred: the
+    /// application may take long until its next piece.
     #[inline]
     pub fn flush(&mut self) {
-        if !is_forked() && self.written > 0 {
+        if !is_forked() && (self.written > 0 || self.ring == Ring::Asked) {
             self.held.tell(false);
         }
     }
 
-    /// Flushes, then sleeps until at least half of the ring is free or the loop gave the request
-    /// up. Called without the GIL.
+    /// Flushes, then sleeps until at least half of the ring is free, a large one was granted or
+    /// denied, or the loop gave the request up. Called without the GIL.
     pub fn wait_for_room(&mut self) -> RequestWake {
         if is_forked() {
             return RequestWake::Cancelled;
@@ -325,8 +395,13 @@ impl ResponseWriter {
         self.flush();
         let place = &self.held.place;
         place.ring_deferred(u64::MAX);
-        let size = self.held.response_ring_bytes();
-        self.held.hold().sleep_for_room(size, self.written, || place.is_disturbed(), None);
+        let hold = self.held.hold();
+        if self.ring == Ring::Asked {
+            hold.sleep_for_grant(|| place.is_disturbed(), None);
+        } else {
+            let size = self.held.geometry().response_bytes(self.response_ring());
+            hold.sleep_for_room(size, self.written, || place.is_disturbed(), None);
+        }
         self.held.wake()
     }
 
@@ -345,6 +420,10 @@ impl ResponseWriter {
                 return ResponseEnd::Broken;
             }
             self.stated = self.stated.or(Some(0));
+        }
+        if !self.is_committed() {
+            // Nothing was written, whatever was asked for.
+            self.ring = Ring::Settled(ResponseRing::Own);
         }
         let statement = self.commit();
         let Phase::Committed { body, swallowed } = self.phase else { return ResponseEnd::Broken };

@@ -59,5 +59,12 @@ impl SeatTable {
 
 /// What stands in the identity of a seats segment where a loop's has its geometry.
 pub(crate) fn seats_geometry(seats: u32) -> Geometry {
-    Geometry { slots: 0, seats, request_ring_bytes: 0, response_ring_bytes: 0 }
+    Geometry {
+        slots: 0,
+        seats,
+        request_ring_bytes: 0,
+        response_ring_bytes: 0,
+        large_rings: 0,
+        large_ring_bytes: 0,
+    }
 }

@@ -5,9 +5,10 @@
 
 use crate::SlotIndex;
 use crate::geometry::{
-    DOWN_SLOT_BYTES, IDENTITY_BYTES, IDLE_WORDS, Layout, SEAT_LINE_BYTES, SEAT_LINES_AT,
+    DOWN_SLOT_BYTES, Geometry, IDENTITY_BYTES, IDLE_WORDS, Layout, SEAT_LINE_BYTES, SEAT_LINES_AT,
     UP_SLOT_BYTES,
 };
+use crate::large_rings::ResponseRing;
 use crate::lines::{DownControl, DownSlot, UpControl, UpSlot};
 use crate::memory::Mapping;
 use crate::news::News;
@@ -82,9 +83,24 @@ impl<'a> LoopView<'a> {
         self.down.ring(self.request_ring_at(slot) + body_at, size - body_at)
     }
 
+    /// # Panics
+    /// When the slot or the large ring does not exist.
     #[inline]
-    pub fn response_ring(self, slot: SlotIndex) -> RingBytes {
-        self.up.ring(self.response_ring_at(slot), self.layout.geometry.response_ring_bytes as usize)
+    pub fn response_ring(self, slot: SlotIndex, ring: ResponseRing) -> RingBytes {
+        let at = match ring {
+            ResponseRing::Own => self.response_ring_at(slot),
+            ResponseRing::Large(ring) => self.large_ring_at(ring),
+        };
+        self.up.ring(at, self.layout.geometry.response_bytes(ring))
+    }
+
+    /// # Panics
+    /// When the large ring does not exist.
+    #[inline]
+    pub fn large_ring_at(self, ring: u32) -> usize {
+        let Geometry { large_rings, large_ring_bytes, .. } = self.layout.geometry;
+        assert!(ring < large_rings, "large ring {ring} does not exist");
+        self.layout.large_rings + ring as usize * large_ring_bytes as usize
     }
 
     #[inline]

@@ -6,6 +6,8 @@
 
 use crate::SlotIndex;
 use crate::claim::{EPOCH_MASK, Hand, HandState};
+use crate::grant::Grant;
+use crate::large_rings::ResponseRing;
 use crate::loop_end::Counts;
 use crate::statement::{ResponseEnd, Statement};
 
@@ -41,6 +43,11 @@ pub(crate) struct Book {
     pub response_sent: u64,
     pub statement: Option<Statement>,
     pub end: Option<ResponseEnd>,
+    /// What was answered to a response that asked for a large ring; a ring is the slot's until it
+    /// is freed.
+    pub grant: Grant,
+    /// Where the response is, as stated with its first bytes.
+    pub ring: ResponseRing,
     pub queued_at_ns: u64,
     pub claimed_at_ns: Option<u64>,
     pub first_byte_at_ns: Option<u64>,
@@ -66,6 +73,8 @@ impl Book {
             response_sent: 0,
             statement: None,
             end: None,
+            grant: Grant::Undecided,
+            ring: ResponseRing::Own,
             queued_at_ns: 0,
             claimed_at_ns: None,
             first_byte_at_ns: None,

@@ -67,6 +67,10 @@ const KEEP_ALIVE: u64 = 1 << 57;
 const OUTCOME_SHIFT: u32 = 60;
 const OUTCOME: u64 = 3 << OUTCOME_SHIFT;
 
+/// Beside a statement: the response goes through the large ring that was granted. It need not: the
+/// application may have thought better of its first piece.
+pub(crate) const LARGE: u64 = 1 << 59;
+
 impl Statement {
     /// The two words. Head bytes 32 bits, status 16, kind of body 8, flags 4, outcome 4 (0 until
     /// the end); then the length.

@@ -22,6 +22,8 @@ const GEOMETRY: Geometry = Geometry {
     seats: (WORKERS * THREADS) as u32,
     request_ring_bytes: 16 * 1024,
     response_ring_bytes: 8 * 1024,
+    large_rings: 2,
+    large_ring_bytes: 16 * 1024,
 };
 
 /// Not a test: what a child of this binary runs.

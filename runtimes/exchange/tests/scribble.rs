@@ -16,8 +16,14 @@ use ringhorn_exchange::{Counts, Geometry, Impossible};
 
 const THREADS: u16 = 2;
 
-const GEOMETRY: Geometry =
-    Geometry { slots: 16, seats: 4, request_ring_bytes: 16 * 1024, response_ring_bytes: 8 * 1024 };
+const GEOMETRY: Geometry = Geometry {
+    slots: 16,
+    seats: 4,
+    request_ring_bytes: 16 * 1024,
+    response_ring_bytes: 8 * 1024,
+    large_rings: 2,
+    large_ring_bytes: 16 * 1024,
+};
 
 /// Not a test: what a well-behaved child of this binary runs.
 #[test]

@@ -114,6 +114,8 @@ impl Stage {
             seats: 4,
             request_ring_bytes: 128 << 10,
             response_ring_bytes: 64 << 10,
+            large_rings: 2,
+            large_ring_bytes: 128 << 10,
         };
         let mut end = LoopEnd::create(0, geometry, Arc::clone(&seats), owned(&bell)).unwrap();
         end.set_generations(1, 1);
@@ -327,7 +329,11 @@ impl Job {
             return Step::Ends(ResponseEnd::Complete);
         }
         match writer.write(&reply[self.written..]) {
-            Ok(0) => Step::Waits,
+            // The ring is full, or a large one was asked for: the loop must hear of it.
+            Ok(0) => {
+                writer.flush();
+                Step::Waits
+            }
             Ok(bytes) => {
                 self.written += bytes;
                 writer.flush();

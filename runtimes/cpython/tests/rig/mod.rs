@@ -132,6 +132,8 @@ impl Rig {
             seats: u32::from(threads),
             request_ring_bytes: 128 * 1024,
             response_ring_bytes: 64 * 1024,
+            large_rings: 2,
+            large_ring_bytes: 128 * 1024,
         };
         let mut loop_end =
             LoopEnd::create(0, geometry, Arc::clone(&seats), bell.try_clone().unwrap()).unwrap();

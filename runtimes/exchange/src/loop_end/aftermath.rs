@@ -8,6 +8,8 @@
 use crate::SlotIndex;
 use crate::claim::{self, Hand, HandState};
 use crate::geometry::{IDLE_PAGES_NS, PAGE_BYTES};
+use crate::grant::Grant;
+use crate::large_rings::ResponseRing;
 use crate::loop_end::{Impossible, LoopEnd};
 use crate::record;
 use crate::segments::LoopView;
@@ -114,6 +116,10 @@ impl LoopEnd {
             Hand { epoch: hand.epoch, seat: 0, state: HandState::Free };
         self.note_pages(slot);
         self.slots.free(slot);
+        let book = self.slots.book_mut(slot);
+        if let Grant::Ring(ring) = std::mem::replace(&mut book.grant, Grant::Undecided) {
+            self.large_rings.give_back(ring);
+        }
     }
 
     fn condemn(&mut self, slot: SlotIndex) {
@@ -129,12 +135,15 @@ impl LoopEnd {
         // twice.
         book.request_bytes_touched =
             book.request_bytes_touched.max(request.min(geometry.request_ring_bytes.into()));
-        book.response_bytes_touched = book
-            .response_bytes_touched
-            .max(book.response_written.min(geometry.response_ring_bytes.into()));
+        if book.ring == ResponseRing::Own {
+            book.response_bytes_touched = book
+                .response_bytes_touched
+                .max(book.response_written.min(geometry.response_ring_bytes.into()));
+        }
     }
 
-    /// Gives back all pages but the first of each ring of slots that have been free for 10 s. Call
+    /// Gives back all pages but the first of each ring of slots that have been free for 10 s, and
+    /// all pages of large rings. Call
     /// about once a second; gives how many rings were emptied.
     pub fn give_back_pages(&mut self, now_ns: u64) -> u32 {
         let geometry = self.layout.geometry;
@@ -165,6 +174,15 @@ impl LoopEnd {
                 emptied += u32::from(self.up.punch(response_at + PAGE_BYTES, bytes).is_ok());
                 book.response_bytes_touched = 0;
             }
+        }
+        if self.up.can_punch() {
+            let LoopEnd { layout, down, up, large_rings, .. } = self;
+            let view = LoopView { layout, down: &down.mapping, up: &up.mapping };
+            let bytes = geometry.large_ring_bytes as usize;
+            // As above: a refusal is not asked again.
+            emptied += large_rings.give_back_pages(now_ns, |ring| {
+                let _refused = up.punch(view.large_ring_at(ring), bytes);
+            });
         }
         emptied
     }

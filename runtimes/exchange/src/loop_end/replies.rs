@@ -6,14 +6,16 @@
 
 use super::{Impossible, LoopEnd, Progress, RawPiece, Withdrawal};
 use crate::SlotIndex;
-use crate::claim::HandState;
+use crate::claim::{Hand, HandState};
 use crate::geometry::Layout;
+use crate::grant::{ASKS, Grant};
+use crate::large_rings::ResponseRing;
 use crate::lines::UpSlot;
 use crate::record;
 use crate::ring;
 use crate::segments::LoopView;
 use crate::slots::{Book, Use};
-use crate::statement::{ResponseEnd, StatedBody, Statement};
+use crate::statement::{LARGE, ResponseEnd, StatedBody, Statement};
 use crate::sync::Ordering;
 
 impl LoopEnd {
@@ -64,6 +66,16 @@ impl LoopEnd {
             Ok(room) => room,
             Err(what) => return Err(Impossible { what, slot: Some(slot), seat }),
         };
+        let asks = hand.state == HandState::Owned
+            && book.statement.is_none()
+            && up_slot.statement.load(Ordering::Relaxed) == ASKS;
+        if asks {
+            self.answer_ask(slot);
+        }
+        let LoopEnd { layout, down, up, slots, .. } = self;
+        let view = LoopView { layout, down: &down.mapping, up: &up.mapping };
+        let up_slot = view.up_slot(slot);
+        let book = slots.book_mut(slot);
         if seat.is_some() && book.claimed_at_ns.is_none() {
             let claimed_at = up_slot.claimed_at.load(Ordering::Relaxed);
             // Written right after the claim; 0 means not yet.
@@ -87,6 +99,42 @@ impl LoopEnd {
         })
     }
 
+    /// Answers a response that asked for a large ring, and wakes its writer. The request that is
+    /// claimed next most likely asks too: it gets its answer beforehand, which saves a wake-up. Its
+    /// seat may have missed that and ask all the same; it is then woken here.
+    #[cold]
+    fn answer_ask(&mut self, slot: SlotIndex) {
+        if self.slots.book(slot).grant == Grant::Undecided {
+            self.grant_large_ring(slot);
+            // Not denied: one may come free until it asks.
+            if self.large_rings.has_free()
+                && let Some(next) = self.claimed_next()
+            {
+                self.grant_large_ring(next);
+            }
+        }
+        self.wake_owner(slot);
+    }
+
+    fn grant_large_ring(&mut self, slot: SlotIndex) {
+        let grant = self.large_rings.grant();
+        self.slots.book_mut(slot).grant = grant;
+        self.view().down_slot(slot).grant(grant);
+    }
+
+    /// The slot at the queue's head, as far as can be told, if nothing was granted to it.
+    fn claimed_next(&self) -> Option<SlotIndex> {
+        let queue = self.view().queue();
+        let head = queue.head.load(Ordering::Acquire);
+        // A head that is impossible is found by `queue_is_empty`.
+        let ticket = (self.head_seen..self.tail).contains(&head).then(|| queue.peek(head))?;
+        let book = self.slots.find(ticket.slot)?;
+        let is_waiting = book.used == Use::InFlight
+            && book.hand == (Hand { epoch: ticket.epoch, seat: 0, state: HandState::Queued })
+            && book.grant == Grant::Undecided;
+        is_waiting.then_some(ticket.slot)
+    }
+
     /// The bytes that `progress` counted as unsent, where they lie. Valid until `release`.
     ///
     /// # Panics
@@ -97,7 +145,7 @@ impl LoopEnd {
         assert_eq!(book.used, Use::InFlight, "slot {slot} is not in flight");
         let unsent = (book.response_written - book.response_sent) as usize;
         self.view()
-            .response_ring(slot)
+            .response_ring(slot, book.ring)
             .pieces(book.response_sent, unsent)
             .map(|(pointer, length)| RawPiece { pointer: pointer.cast_const(), length })
     }
@@ -116,7 +164,8 @@ impl LoopEnd {
         );
         let from = into.len();
         into.resize(from + bytes, 0);
-        self.view().response_ring(slot).copy_out(book.response_sent, &mut into[from..]);
+        let ring = self.view().response_ring(slot, book.ring);
+        ring.copy_out(book.response_sent, &mut into[from..]);
     }
 
     /// Gives the room of bytes that went out back to the writer, and wakes it if it waits and at
@@ -126,8 +175,9 @@ impl LoopEnd {
     /// When more is sent than was unsent.
     #[inline]
     pub fn sent(&mut self, slot: SlotIndex, bytes: usize) {
-        let size = self.layout.geometry.response_ring_bytes as usize;
+        let geometry = self.layout.geometry;
         let book = self.slots.book_mut(slot);
+        let size = geometry.response_bytes(book.ring);
         let sent = book.response_sent + bytes as u64;
         assert!(
             book.used == Use::InFlight && sent <= book.response_written,
@@ -193,8 +243,15 @@ impl LoopEnd {
 /// Takes the count of response bytes, and with the first of them the statement.
 #[inline]
 fn take_written(book: &mut Book, up: &UpSlot, layout: &Layout) -> Result<(), &'static str> {
-    let ring_bytes = layout.geometry.response_ring_bytes as usize;
     let written = ring::look(&up.response_written);
+    let word = up.statement.load(Ordering::Relaxed);
+    if written > 0 && book.statement.is_none() && word & LARGE != 0 {
+        let Grant::Ring(ring) = book.grant else {
+            return Err("response in a large ring that was not granted");
+        };
+        book.ring = ResponseRing::Large(ring);
+    }
+    let ring_bytes = layout.geometry.response_bytes(book.ring);
     if ring::available(ring_bytes, written, book.response_sent, book.response_written).is_none() {
         return Err("response bytes written");
     }
@@ -203,10 +260,9 @@ fn take_written(book: &mut Book, up: &UpSlot, layout: &Layout) -> Result<(), &'s
     }
     book.response_written = written;
     if written > 0 && book.statement.is_none() {
-        let word = up.statement.load(Ordering::Relaxed);
         let length = up.statement_length.load(Ordering::Relaxed);
-        let statement =
-            Statement::unpack(word, length, ring_bytes).ok_or("statement of a response")?;
+        let statement = Statement::unpack(word & !LARGE, length, ring_bytes)
+            .ok_or("statement of a response")?;
         if u64::from(statement.head_bytes) > written {
             return Err("fewer response bytes than the head has");
         }
@@ -252,3 +308,6 @@ fn body_room(book: &mut Book, up: &UpSlot, layout: &Layout) -> Result<usize, &'s
     book.body_consumed = consumed;
     Ok(room)
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -15,8 +15,14 @@ use ringhorn_exchange::{
 pub use ringhorn_exchange::KeyId;
 
 /// Small rings, so that a few kilobytes go around them.
-pub const GEOMETRY: Geometry =
-    Geometry { slots: 16, seats: 8, request_ring_bytes: 16 * 1024, response_ring_bytes: 8 * 1024 };
+pub const GEOMETRY: Geometry = Geometry {
+    slots: 16,
+    seats: 8,
+    request_ring_bytes: 16 * 1024,
+    response_ring_bytes: 8 * 1024,
+    large_rings: 2,
+    large_ring_bytes: 16 * 1024,
+};
 
 /// A loop's eventfd.
 pub fn bell() -> OwnedFd {
