@@ -99,9 +99,9 @@ impl Geometry {
     /// Default size of a large ring: takes a response of 1 MiB at once. Without large rings a
     /// response of 1 MiB went through 512 KiB of the slot's own: 331 (308..412) µs of CPU each with
     /// 64 connections, one worker, shared core; with them 255 (247..306), in one interleaved run of
-    /// six rounds. Two more things were tried: own rings of 2 MiB took 285 (the rings of 64 slots in
-    /// turn are cold), and a large ring for the asking alone, without one for the request claimed
-    /// next, 5 % more than with it.
+    /// six rounds. Two more things were tried: own rings of 2 MiB took 285 (the rings of 64 slots
+    /// in turn are cold), and a large ring for the asking alone, without one for the request
+    /// claimed next, 5 % more than with it.
     pub const LARGE_RING_BYTES: u32 = 2 << 20;
 
     /// Checks the bounds and computes all offsets.

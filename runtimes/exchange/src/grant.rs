@@ -1,8 +1,8 @@
 //! The answer to a response that asks for a large ring.
 //!
-//! Where it stands in the walk of a request: between a runtime's first large piece and the head. The
-//! seat writes its wish into the slot's line, tells the loop and waits; the loop answers with one
-//! word. The wait is the fourth of its kind (`lines::Hold::sleep_for_grant`).
+//! Where it stands in the walk of a request: between a runtime's first large piece and the head.
+//! The seat writes its wish into the slot's line, tells the loop and waits
+//! (`lines::Hold::sleep_for_grant`); the loop answers with one word.
 
 /// Stands in place of a statement's first word until there is one: the writer asks for a large ring
 /// before it commits the head. No statement has this bit.

@@ -35,8 +35,8 @@ impl Geometry {
 
     /// A response of fewer bytes does not ask for a large ring: the question costs a wake-up, which
     /// does not pay for what fits the slot's own ring. Measured with 64 connections, one worker,
-    /// shared core: asking cost 22.0 → 26.6 µs of CPU a response of 70 KiB, 62.6 → 78.5 for 256 KiB,
-    /// and saved 132 → 112 for 480 KiB and 331 → 255 for 1 MiB.
+    /// shared core: asking cost 22.0 → 26.6 µs of CPU a response of 70 KiB, 62.6 → 78.5 for 256
+    /// KiB, and saved 132 → 112 for 480 KiB and 331 → 255 for 1 MiB.
     #[inline]
     pub(crate) fn asks_from_bytes(&self) -> u64 {
         u64::from(self.response_ring_bytes / 4 * 3)

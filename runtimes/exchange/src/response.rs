@@ -202,8 +202,9 @@ impl ResponseWriter {
 
     /// Takes bytes of the body and publishes them; the first non-empty piece commits the head.
     /// Gives how many were taken: fewer than given means that the ring is full, or that a large one
-    /// was asked for (`wait_for_room`, then again with the rest). An empty piece does nothing and gives 0. The loop hears of it by
-    /// [`flush`](Self::flush), by `wait_for_room` and by the end of the request.
+    /// was asked for (`wait_for_room`, then again with the rest). An empty piece does nothing and
+    /// gives 0. The loop hears of it by [`flush`](Self::flush), by `wait_for_room` and by the end
+    /// of the request.
     ///
     /// # Errors
     /// See [`WriteError`]. `PastLength` comes after everything up to Content-Length was taken.
