@@ -177,7 +177,7 @@ impl State {
             self.overloaded(index, "the ready queue is full");
             return;
         }
-        self.pools[place].fresh_work += 1;
+        self.pools[place].fresh_work.add();
         self.counters.requests.add(1);
         if let Some(access) = self.table[index].extra.as_mut().and_then(|e| e.access.as_mut()) {
             access.phases.queued_ns = now_ns;

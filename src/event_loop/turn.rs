@@ -257,16 +257,17 @@ impl State {
     fn prepare_pool_sleep(&mut self, pool: usize, has_more: bool) -> Option<Duration> {
         let now_ns = self.now_ns;
         let place = self.pools.get_mut(pool).filter(|place| !place.is_condemned)?;
-        if place.gathers(has_more) {
+        if place.fresh_work.is_gathering(has_more) {
             return Some(Duration::ZERO);
         }
         // One seat a request, as far as there are workers at rest: a busy seat pulls by itself. On
         // a shared core the first one may have served all of them before its waker goes on.
-        for _ in 0..place.take_fresh_work() {
+        for _ in 0..place.fresh_work.take() {
             let is_dry = !matches!(place.end.queue_is_empty(), Ok(false));
             if is_dry || !place.end.wake_one(Wake::Fresh) {
                 break;
             }
+            self.counters.seats_woken.add(1);
         }
         // First the queue, then the bitmap: a seat that left its bell alone did so before the queue
         // was seen empty, and its news is then seen in the bitmap.
@@ -278,7 +279,8 @@ impl State {
                 let quiet_ns = now_ns.saturating_sub(place.woken_at_ns);
                 if waited_ns >= patience_ns && quiet_ns >= patience_ns {
                     place.woken_at_ns = now_ns;
-                    place.end.wake_one(Wake::Waited);
+                    let is_woken = place.end.wake_one(Wake::Waited);
+                    self.counters.seats_woken.add(is_woken.into());
                 }
             }
             Ok((is_empty, place.end.prepare_sleep()?))

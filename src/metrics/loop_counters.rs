@@ -37,6 +37,8 @@ pub struct LoopCounters {
     pub peers_refused: Counter,
     /// Requests handed to the exchange.
     pub requests: Counter,
+    /// Seats woken for requests that waited.
+    pub seats_woken: Counter,
     /// Requests whose reply went out whole.
     pub replies: Counter,
     /// Requests refused because the bytes were malformed or over a limit.

@@ -193,6 +193,13 @@ impl LoopEnd {
         workers.wake_one(seats.view(), wake, clock::monotonic_ns())
     }
 
+    /// Seats of the pool that sleep for want of work, or are about to.
+    pub fn idle_seats(&self) -> u32 {
+        let words = self.seats.view().idle().words;
+        // Relaxed: a count for people, of one moment or another.
+        words.iter().map(|word| word.load(Ordering::Relaxed).count_ones()).sum()
+    }
+
     /// Notes that a seat changed something about a request (`progress` named it as its owner):
     /// while it is heard of, its worker needs no second thread.
     #[inline]

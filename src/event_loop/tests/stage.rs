@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -40,6 +41,7 @@ pub struct Stage {
     pub commands: Sender<Command>,
     pub reports: Receiver<Report>,
     pub counters: Arc<LoopCounters>,
+    seats: Arc<SeatTable>,
     seat: Seat,
     jobs: Vec<Job>,
     /// Quiet turns after which nothing is on its way: in storms what is late comes later. Each lets
@@ -126,7 +128,7 @@ impl Stage {
             one_lock: true,
             paired: true,
         });
-        let seat = attach(&end, &seats);
+        let seat = attach(&end, &seats, 0);
         let (commands, commands_in) = bounded(16);
         let (reports_out, reports) = bounded(1024);
         let counters = Arc::new(LoopCounters::default());
@@ -150,6 +152,7 @@ impl Stage {
             commands,
             reports,
             counters,
+            seats,
             seat,
             jobs: Vec::new(),
             quiet_turns_max: if config.late_turns > 0 { 20 } else { 1 },
@@ -157,6 +160,37 @@ impl Stage {
         };
         stage.settle();
         stage
+    }
+
+    /// A seat of another worker, asleep: it serves the first request that it is woken for and says
+    /// which one that was.
+    pub fn sleeper(&mut self) -> JoinHandle<String> {
+        let end = &mut self.event_loop.state.pools[0].end;
+        end.worker_joined(WorkerSeats {
+            worker: 2,
+            seats: 1..2,
+            generation: 1,
+            one_lock: true,
+            paired: false,
+        });
+        let mut seat = attach(end, &self.seats, 1);
+        let thread = std::thread::spawn(move || {
+            let claim = loop {
+                seat.wait_for_work(None);
+                if let Some(claim) = seat.try_claim() {
+                    break claim;
+                }
+            };
+            let mut job = Job::new(claim);
+            while !matches!(job.step(), Step::Ends(_)) {}
+            job.claim.finish(ResponseEnd::Complete);
+            seat.ring_deferred();
+            job.path
+        });
+        while end.idle_seats() == 0 {
+            std::thread::yield_now();
+        }
+        thread
     }
 
     /// A client connects to the HTTP listener and sends.
@@ -364,7 +398,7 @@ fn variable(claim: &Claim, key: KeyId) -> String {
     found.map_or_else(|| "-".into(), |v| String::from_utf8_lossy(v.value).into_owned())
 }
 
-fn attach(end: &LoopEnd, seats: &SeatTable) -> Seat {
+fn attach(end: &LoopEnd, seats: &SeatTable, number: u16) -> Seat {
     let descriptors = end.descriptors();
     let loops = vec![LoopDescriptorsOwned {
         down: descriptors.down.try_clone_to_owned().unwrap(),
@@ -372,7 +406,7 @@ fn attach(end: &LoopEnd, seats: &SeatTable) -> Seat {
         bell: descriptors.bell.try_clone_to_owned().unwrap(),
     }];
     let seats = seats.descriptor().try_clone_to_owned().unwrap();
-    Arc::new(WorkerEnd::attach(loops, seats, 1).unwrap()).seat(0, Some(0))
+    Arc::new(WorkerEnd::attach(loops, seats, 1).unwrap()).seat(number, Some(0))
 }
 
 fn owned(bell: &EventFd) -> OwnedFd {

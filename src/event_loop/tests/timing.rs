@@ -246,3 +246,28 @@ fn a_connection_that_falls_idle_does_not_hold_up_a_drain() {
     assert!(client.sees_end());
     stage.finish();
 }
+
+/// Once every request of a burst woke a seat, also when the first one woken had served them all: on
+/// a shared core that was a futile switch a request.
+#[test]
+fn a_burst_that_was_served_already_wakes_nobody() {
+    let mut stage = Stage::calm();
+    let sleeper = stage.sleeper();
+    let clients: Vec<_> =
+        (0..3).map(|_| stage.http(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")).collect();
+    stage.settle();
+    for client in &clients {
+        assert_eq!(response(&client.received()).0, 200);
+    }
+    assert_eq!(stage.counters.seats_woken.read(), 0);
+
+    stage.is_worker_asleep = true;
+    let client = stage.http(b"GET /late HTTP/1.1\r\nHost: h\r\n\r\n");
+    stage.settle();
+    assert_eq!(sleeper.join().unwrap(), "/late");
+    assert_eq!(stage.counters.seats_woken.read(), 1);
+    stage.sim.ring_bell();
+    stage.settle();
+    assert_eq!(response(&client.received()).0, 200);
+    stage.finish();
+}
