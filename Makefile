@@ -40,9 +40,10 @@ python-module: ## The native modules alone: make python-module PYTHON=python3.12
 
 test: test-rust loom test-python ## Every test: Rust, the loom models, pytest
 
-test-rust: python-module ## cargo test over the workspace (tests/it starts real workers)
+test-rust: python-module ## cargo test over the workspace and the CPython runtime (real workers)
 	@tools/needs test
 	$(CARGO_TEST)
+	@"$(PYTHON)" tools/runtime.py --python "$(PYTHON)" --out $(RUNTIME) --test
 
 test-python: build ## pytest against the release build (PYTEST_ARGS=...)
 	@tools/needs test

@@ -1,6 +1,6 @@
 """Builds the server and the native modules and lays them out as one package folder.
 
-Usage: runtime.py [--python PYTHON] [--out target/runtime] [--check] [--no-server]
+Usage: runtime.py [--python PYTHON] [--out target/runtime] [--check | --test] [--no-server]
 
 The folder is the same wherever Ringhorn runs: `target/runtime` in a checkout, `ringhorn/` in a
 wheel. It holds the server binary, `_ringhorn.<EXT_SUFFIX>` for the given interpreter (full C API),
@@ -8,7 +8,8 @@ wheel. It holds the server binary, `_ringhorn.<EXT_SUFFIX>` for the given interp
 
 Each module is built by a cargo call of its own in a target folder of its own: features and the
 interpreter's configuration differ, and in one folder they would rebuild each other's dependencies.
-`--check` runs clippy over the same two builds instead.
+`--check` runs clippy over the same two builds instead. `--test` runs the runtime's own tests
+against both modules in the folder, which must have been built.
 """
 
 import argparse
@@ -42,6 +43,7 @@ def main() -> None:
     parser.add_argument("--python", default=sys.executable, help="interpreter to build for")
     parser.add_argument("--out", type=Path, default=ROOT / "target" / "runtime")
     parser.add_argument("--check", action="store_true", help="clippy over both module builds")
+    parser.add_argument("--test", action="store_true", help="test both modules as they are")
     parser.add_argument("--no-server", action="store_true", help="only the modules")
     options = parser.parse_args()
 
@@ -50,6 +52,10 @@ def main() -> None:
     if options.check:
         for build in modules:
             cargo("clippy", build, ["--", "-D", "warnings"])
+        return
+    if options.test:
+        for kind in ("version", "abi3"):
+            test(modules[0], interpreter["executable"], options.out, kind)
         return
     options.out.mkdir(parents=True, exist_ok=True)
     for build in modules:
@@ -61,6 +67,18 @@ def main() -> None:
         server = {"target_dir": target_dir(), "arguments": ["--bin", "ringhorn"], "environ": {}}
         cargo("build", server)
         install(server["target_dir"] / "release" / "ringhorn", options.out / "ringhorn")
+
+
+def test(build: dict, python: str, runtime: Path, kind: str) -> None:
+    """Runs runtimes/cpython/tests: real workers of one kind of module, driven without a server."""
+    print(f"testing the {kind} module with {python}", flush=True)
+    package = ["--package", "ringhorn-cpython", "--test", "worker"]
+    environ = {
+        "PYTHON": python,
+        "RINGHORN_RUNTIME": kind,
+        "RINGHORN_RUNTIME_DIR": str(runtime.resolve()),
+    }
+    cargo("test", {**build, "arguments": package, "environ": {**build["environ"], **environ}})
 
 
 def probe(python: str) -> dict:

@@ -50,6 +50,33 @@ fn answers_many_requests_and_ends_with_its_atexit_handlers() {
     assert_eq!((code, log.as_str()), (Some(0), "the end\n"));
 }
 
+/// Values are compared with those of the request before: every length, and each byte of it.
+#[test]
+fn a_value_that_differs_in_one_byte_is_seen() {
+    let mut rig = start(
+        "
+def tell(environ, start_response):
+    start_response('200 OK', OK)
+    return [environ['HTTP_X_A'].encode('latin-1')]
+",
+    );
+    let mut ask = |value: &[u8]| {
+        let mut request = Request::get("/tell");
+        request.more.push(("HTTP_X_A", value.to_vec()));
+        assert_eq!(rig.ask(&request).text().as_bytes(), value);
+    };
+    for length in 0..20 {
+        let value = vec![b'a'; length];
+        ask(&value);
+        for place in 0..length {
+            let mut other = value.clone();
+            other[place] = b'b';
+            ask(&other);
+            ask(&value);
+        }
+    }
+}
+
 #[test]
 fn environ_is_that_of_its_own_request_whatever_came_before() {
     let mut rig = start(

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use ringhorn_exchange::{
     BodyEnd, Claim, Geometry, LoopDescriptorsOwned, LoopEnd, MethodId, Protocol, RawPiece,
-    RecordFlags, RecordStart, SeatTable, SlotIndex, WorkerEnd, WorkerSeats,
+    RecordFlags, RecordStart, Seat, SeatTable, SlotIndex, WorkerEnd, WorkerSeats,
 };
 
 pub use ringhorn_exchange::KeyId;
@@ -82,6 +82,26 @@ impl Pool {
         let seats = self.seats.descriptor().try_clone_to_owned().unwrap();
         Arc::new(WorkerEnd::attach(loops, seats, generation).unwrap())
     }
+}
+
+/// A pool of one loop with a seat.
+pub fn pool() -> (Pool, Seat) {
+    let mut pool = Pool::new(1, GEOMETRY);
+    let seat = pool.worker().seat(0, Some(0));
+    (pool, seat)
+}
+
+/// The slots that a sweep finds news of.
+pub fn swept(end: &mut LoopEnd) -> Vec<SlotIndex> {
+    let mut news = Vec::new();
+    end.sweep(&mut news);
+    news
+}
+
+/// The head and the rest of response bytes.
+pub fn split(bytes: &[u8]) -> (String, Vec<u8>) {
+    let at = bytes.windows(4).position(|window| window == b"\r\n\r\n").expect("a whole head") + 4;
+    (String::from_utf8(bytes[..at].to_vec()).unwrap(), bytes[at..].to_vec())
 }
 
 pub const GET: RecordStart = RecordStart {
