@@ -88,10 +88,10 @@ fn geometry(seats: u32, settings: &LoopSettings) -> Geometry {
 }
 
 /// Large response rings of each loop: its share of the seats, each of which fills one at a time;
-/// four at least, since one is filled while others are sent, and 32 (64 MiB) at most.
+/// eight at least, since one is filled while others are sent, and 32 (64 MiB) at most.
 fn large_rings(seats: u32, settings: &LoopSettings) -> u32 {
     const { assert!(LARGE_RINGS_EACH_MAX <= LARGE_RINGS_MAX) };
-    seats.div_ceil(u32::from(settings.event_loops).max(1)).clamp(4, LARGE_RINGS_EACH_MAX)
+    seats.div_ceil(u32::from(settings.event_loops).max(1)).clamp(8, LARGE_RINGS_EACH_MAX)
 }
 
 const LARGE_RINGS_EACH_MAX: u32 = 32;
