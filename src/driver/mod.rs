@@ -178,6 +178,8 @@ pub trait Driver {
     /// Whether completions wait for the next turn already, as far as can be told without a system
     /// call.
     fn has_more(&mut self) -> bool;
+    /// Whether operations were asked for that the kernel has not seen.
+    fn has_unsubmitted(&mut self) -> bool;
     /// Submits what was asked for and takes what completed. `wait`: None = until something
     /// completes, Some(0) = do not wait. Appends to `out` (not cleared) at most the driver's batch
     /// bound, and perhaps nothing: a signal ends the wait, and so does what the driver settles by

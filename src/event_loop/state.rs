@@ -85,6 +85,15 @@ impl Pool {
     }
 }
 
+/// What the driver has for the next turn already.
+#[derive(Clone, Copy, Debug)]
+pub struct Ahead {
+    /// Completions, without waiting.
+    pub has_more: bool,
+    /// Operations that the kernel has not seen.
+    pub has_unsubmitted: bool,
+}
+
 /// Requests queued since seats were last woken.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct FreshWork {
@@ -99,13 +108,15 @@ impl FreshWork {
         self.requests += 1;
     }
 
-    /// Whether its seats can wait one turn longer, since `has_more` says that the turn comes at
-    /// once: then they are woken for all of it together. Only while each turn adds to it, so that
-    /// other traffic holds nothing up.
-    pub fn is_gathering(&mut self, has_more: bool) -> bool {
+    /// Whether its seats can wait one turn longer, which then comes at once: for more requests that
+    /// are at hand, or, if there are several, for what is to be submitted: on a shared core the
+    /// seat runs as soon as it is woken, and what the kernel does not know yet waits for it. Only
+    /// while each turn adds to it, so that other traffic holds nothing up.
+    pub fn is_gathering(&mut self, ahead: Ahead) -> bool {
         let grows = self.requests > self.seen;
         self.seen = self.requests;
-        has_more && grows && self.requests < GATHERED_MAX
+        let is_worth_it = ahead.has_more || (ahead.has_unsubmitted && self.requests > 1);
+        is_worth_it && grows && self.requests < GATHERED_MAX
     }
 
     /// Takes the number of seats to wake: one a request at most.
@@ -312,20 +323,30 @@ mod tests {
 
     #[test]
     fn work_is_gathered_while_every_turn_adds_to_it_up_to_a_bound() {
+        let ahead = |has_more, has_unsubmitted| Ahead { has_more, has_unsubmitted };
+        let (more, unsubmitted, nothing) =
+            (ahead(true, false), ahead(false, true), ahead(false, false));
         let mut work = FreshWork::default();
-        assert!(!work.is_gathering(true), "nothing to wake for");
+        assert!(!work.is_gathering(more), "nothing to wake for");
         work.add();
-        assert!(work.is_gathering(true));
-        assert!(!work.is_gathering(true), "the turn brought no request");
+        assert!(work.is_gathering(more));
+        assert!(!work.is_gathering(more), "the turn brought no request");
         assert_eq!((work.take(), work.take()), (1, 0));
+
         work.add();
-        assert!(!work.is_gathering(false), "the loop would sleep");
-        for _ in 0..GATHERED_MAX - 2 {
+        assert!(!work.is_gathering(unsubmitted), "one request is not held up");
+        work.add();
+        assert!(work.is_gathering(unsubmitted));
+        work.add();
+        assert!(!work.is_gathering(nothing), "the loop would sleep");
+        assert_eq!(work.take(), 3);
+
+        for _ in 0..GATHERED_MAX - 1 {
             work.add();
-            assert!(work.is_gathering(true));
+            assert!(work.is_gathering(more));
         }
         work.add();
-        assert!(!work.is_gathering(true));
+        assert!(!work.is_gathering(more));
         assert_eq!(work.take(), GATHERED_MAX);
     }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use ringhorn_exchange::Wake;
 
 use super::EventLoop;
-use super::state::{Mode, State};
+use super::state::{Ahead, Mode, State};
 use crate::connection::{Phase, Sending};
 use crate::driver::{Completion, ConnectionIndex, Driver, Kind};
 use crate::sys::{allocator, errno};
@@ -134,7 +134,10 @@ impl<D: Driver> EventLoop<D> {
 
     /// Wakes seats for what was queued and decides how long the driver may wait.
     fn prepare_sleep(&mut self) -> Option<Duration> {
-        let has_more = self.driver.has_more();
+        let ahead = Ahead {
+            has_more: self.driver.has_more(),
+            has_unsubmitted: self.driver.has_unsubmitted(),
+        };
         let state = &mut self.state;
         let mut wait = state.wheel.sleep(state.now_ns);
         let mut at_most = |bound: Duration| wait = Some(wait.map_or(bound, |w| w.min(bound)));
@@ -153,7 +156,7 @@ impl<D: Driver> EventLoop<D> {
             at_most(PAGES_STEP);
         }
         for pool in 0..state.pools.len() {
-            if let Some(bound) = state.prepare_pool_sleep(pool, has_more) {
+            if let Some(bound) = state.prepare_pool_sleep(pool, ahead) {
                 at_most(bound);
             }
         }
@@ -254,10 +257,10 @@ impl State {
     }
 
     /// Wakes seats of a pool if need be; returns how long the loop may sleep for its sake.
-    fn prepare_pool_sleep(&mut self, pool: usize, has_more: bool) -> Option<Duration> {
+    fn prepare_pool_sleep(&mut self, pool: usize, ahead: Ahead) -> Option<Duration> {
         let now_ns = self.now_ns;
         let place = self.pools.get_mut(pool).filter(|place| !place.is_condemned)?;
-        if place.fresh_work.is_gathering(has_more) {
+        if place.fresh_work.is_gathering(ahead) {
             return Some(Duration::ZERO);
         }
         // One seat a request, as far as there are workers at rest: a busy seat pulls by itself. On

@@ -221,6 +221,10 @@ impl Driver for SimDriver {
         self.world.borrow().has_more()
     }
 
+    fn has_unsubmitted(&mut self) -> bool {
+        !self.world.borrow().queue.is_empty()
+    }
+
     fn turn(&mut self, wait: Option<Duration>, out: &mut Vec<Completion>) -> io::Result<()> {
         let result = self.run_turn(wait, out);
         self.counters = self.world.borrow().counters;

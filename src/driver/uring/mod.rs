@@ -440,6 +440,10 @@ impl Driver for UringDriver {
         self.ring.has_completions() || self.ring.holds_back().deferred
     }
 
+    fn has_unsubmitted(&mut self) -> bool {
+        self.ring.queued() > 0
+    }
+
     fn turn(&mut self, wait: Option<Duration>, out: &mut Vec<Completion>) -> io::Result<()> {
         if let Some(errno) = self.broken {
             return Err(io::Error::from_raw_os_error(errno));
