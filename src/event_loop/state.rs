@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
-use ringhorn_exchange::LoopEnd;
+use ringhorn_exchange::{Impossible, LoopEnd, Wake};
 
 use super::accept::ACCEPTS_ARMED;
 use super::deadlines::TimerWheel;
@@ -73,6 +73,22 @@ impl Pool {
             kernel_holds: 0,
             is_condemned: false,
         }
+    }
+
+    /// Wakes a seat for each request queued since the last time, as far as there are workers at
+    /// rest: a busy seat pulls by itself. On a shared core the first one may have served all of
+    /// them before its waker goes on. Gives how many were woken.
+    ///
+    /// # Errors
+    /// The exchange holds an impossible value.
+    pub fn wake_seats(&mut self) -> Result<u32, Impossible> {
+        let requests = self.fresh_work.take();
+        for woken in 0..requests {
+            if self.end.queue_is_empty()? || !self.end.wake_one(Wake::Fresh) {
+                return Ok(woken);
+            }
+        }
+        Ok(requests)
     }
 
     /// Notes who waits on a slot.

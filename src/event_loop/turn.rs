@@ -263,18 +263,11 @@ impl State {
         if place.fresh_work.is_gathering(ahead) {
             return Some(Duration::ZERO);
         }
-        // One seat a request, as far as there are workers at rest: a busy seat pulls by itself. On
-        // a shared core the first one may have served all of them before its waker goes on.
-        for _ in 0..place.fresh_work.take() {
-            let is_dry = !matches!(place.end.queue_is_empty(), Ok(false));
-            if is_dry || !place.end.wake_one(Wake::Fresh) {
-                break;
-            }
-            self.counters.seats_woken.add(1);
-        }
         // First the queue, then the bitmap: a seat that left its bell alone did so before the queue
         // was seen empty, and its news is then seen in the bitmap.
-        let sleeps = place.end.queue_is_empty().and_then(|is_empty| {
+        let sleeps = place.wake_seats().and_then(|woken| {
+            self.counters.seats_woken.add(woken.into());
+            let is_empty = place.end.queue_is_empty()?;
             if !is_empty {
                 let patience_ns = QUEUE_PATIENCE.as_nanos() as u64;
                 let waited_ns =
