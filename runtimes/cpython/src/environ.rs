@@ -220,7 +220,7 @@ impl Template {
             if !slot.key.is(key) {
                 return Ok(false);
             }
-            if !is_same(&slot.value, value) {
+            if slot.value != value {
                 slot.replace(py, &self.dict, value, ascii)?;
             }
         }
@@ -241,27 +241,6 @@ impl TemplateSlot {
         self.value.clear();
         self.value.extend_from_slice(value);
         Ok(())
-    }
-}
-
-/// Whether two values are equal. Most are a few bytes long, and a call of `memcmp` for each costs
-/// more than the comparison: up to 16 bytes are compared as two words that may overlap.
-#[inline]
-fn is_same(left: &[u8], right: &[u8]) -> bool {
-    fn words<const BYTES: usize>(left: &[u8], right: &[u8]) -> bool {
-        left.first_chunk::<BYTES>() == right.first_chunk::<BYTES>()
-            && left.last_chunk::<BYTES>() == right.last_chunk::<BYTES>()
-    }
-    if left.len() != right.len() {
-        return false;
-    }
-    match left.len() {
-        0 => true,
-        1 => left[0] == right[0],
-        2..=3 => words::<2>(left, right),
-        4..=7 => words::<4>(left, right),
-        8..=16 => words::<8>(left, right),
-        _ => left == right,
     }
 }
 
