@@ -5,6 +5,7 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use super::super::ring::ACCEPT_POLL_FIRST;
 use super::{EMPTY, Host, Loop, PATIENCE, piece, token};
 use crate::driver::{After, Driver, Kind, Piece};
 
@@ -61,6 +62,29 @@ fn two_enters_bring_accept_and_first_bytes() {
     assert_eq!(kinds, [Kind::Accepted, Kind::Received]);
     let received = this.seen[1];
     assert_eq!(this.bytes(received), b"bytes");
+}
+
+/// Kernels before 6.10 do not know the flag; the driver then arms plain accepts.
+#[test]
+fn accepts_with_and_without_polling_first() {
+    for flags in [0, ACCEPT_POLL_FIRST] {
+        let host = Host::new();
+        let mut this = Loop::small();
+        this.driver.accept_flags = flags;
+        let listener = this.driver.add_listener(host.listener.as_fd()).unwrap();
+        // One accept waits for its client, the other's client is there already.
+        this.driver.accept(listener, token(0));
+        this.poll();
+        let mut first = host.connect();
+        first.write_all(b"first").unwrap();
+        let received = this.wait(Kind::Received, token(0));
+        assert_eq!(this.bytes(received), b"first", "flags {flags}");
+        let mut second = host.connect();
+        second.write_all(b"second").unwrap();
+        this.driver.accept(listener, token(1));
+        let received = this.wait(Kind::Received, token(1));
+        assert_eq!(this.bytes(received), b"second", "flags {flags}");
+    }
 }
 
 #[test]
