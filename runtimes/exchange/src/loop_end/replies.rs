@@ -66,10 +66,7 @@ impl LoopEnd {
             Ok(room) => room,
             Err(what) => return Err(Impossible { what, slot: Some(slot), seat }),
         };
-        let asks = hand.state == HandState::Owned
-            && book.statement.is_none()
-            && up_slot.statement.load(Ordering::Relaxed) == ASKS;
-        if asks {
+        if hand.state == HandState::Owned && asks(book, up_slot) {
             self.answer_ask(slot);
         }
         let LoopEnd { layout, down, up, slots, .. } = self;
@@ -240,10 +237,19 @@ impl LoopEnd {
     }
 }
 
+/// Whether the response's writer asks for a large ring.
+#[inline]
+fn asks(book: &Book, up: &UpSlot) -> bool {
+    // Relaxed: the writer sets news behind its wish with release, and the sweep that brought the
+    // caller here took them with acquire; a wish that is seen earlier is answered earlier.
+    book.statement.is_none() && up.statement.load(Ordering::Relaxed) == ASKS
+}
+
 /// Takes the count of response bytes, and with the first of them the statement.
 #[inline]
 fn take_written(book: &mut Book, up: &UpSlot, layout: &Layout) -> Result<(), &'static str> {
     let written = ring::look(&up.response_written);
+    // Relaxed: published by `response_written`, which was acquired above.
     let word = up.statement.load(Ordering::Relaxed);
     if written > 0 && book.statement.is_none() && word & LARGE != 0 {
         let Grant::Ring(ring) = book.grant else {
