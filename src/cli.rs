@@ -6,7 +6,10 @@ use std::ffi::OsString;
 use std::io::Write as _;
 use std::process::ExitCode;
 
+use crate::config::asking::{self, Asking, Read};
 use crate::config::{Asked, Config, ConfigError, Environment, Options};
+use crate::control::client::{self, Target};
+use crate::control::{Answer, Request};
 use crate::supervisor::{self, fault};
 
 /// Runs the program on a command line, program name first.
@@ -30,6 +33,12 @@ fn serve(arguments: impl IntoIterator<Item = OsString>) -> Result<(), fault::Fau
     let environment: Environment = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    match asking::read(&arguments)? {
+        Some(Read::Ask(asking)) => return ask(asking, &environment),
+        Some(Read::Print(text)) => return print(&text),
+        None => {}
+    }
     let options = match Options::read(arguments, &environment)? {
         Asked::Serve(options) => options,
         Asked::Print(text) => return print(&text),
@@ -39,6 +48,24 @@ fn serve(arguments: impl IntoIterator<Item = OsString>) -> Result<(), fault::Fau
     })?;
     let config = Config::resolve(&options, &environment, &start_dir)?;
     supervisor::run(&config, &environment, &options.warnings)
+}
+
+/// Asks a running server, and says what it answered.
+fn ask(asking: Asking, environment: &Environment) -> Result<(), fault::Fault> {
+    let Some(request) = Request::parse(asking.word) else {
+        unreachable!("{} asks for nothing", asking.word)
+    };
+    let target = Target { socket: asking.socket, pid: asking.pid };
+    match client::ask(&target, request, environment)? {
+        Answer::Done(text) => print(&format!("{}\n", text.trim_end())),
+        Answer::Refused { message, hint, text } => {
+            if !text.is_empty() {
+                // What stands behind the error belongs where the error goes.
+                let _ = writeln!(std::io::stderr().lock(), "{}", text.trim_end());
+            }
+            Err(fault::Fault::new(fault::ExitCode::Runtime, message, hint))
+        }
+    }
 }
 
 fn print(text: &str) -> Result<(), fault::Fault> {

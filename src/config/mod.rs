@@ -5,9 +5,11 @@
 //! [`resolved`] gives a meaning to what was said.
 
 pub mod address_set;
+pub mod asking;
 pub mod bind;
 mod document;
 mod error;
+pub mod lifecycle;
 pub mod limits;
 pub mod options;
 pub mod resolved;
@@ -19,6 +21,7 @@ pub mod value;
 pub use address_set::AddressSet;
 pub use bind::{Bind, Endpoint};
 pub use error::ConfigError;
+pub use lifecycle::{ControlPlace, Lifecycle, ReloadStrategy};
 pub use resolved::{Concurrency, Config, CpuAffinity, LogTarget};
 pub use said::{Asked, Environment, Options};
 pub use settings::{HeadLimits, ListenerFacts, ListenerProtocol, LoopSettings};

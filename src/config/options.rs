@@ -86,12 +86,23 @@ pub fn row(name: &str) -> (usize, &'static Row) {
 }
 
 /// Sections in the order of the help.
-pub const SECTIONS: &[&str] =
-    &[APPLICATION, LISTENERS, CONCURRENCY, REQUESTS, TIMEOUTS, BODIES, OVERLOAD, TRUST, LOGS];
+pub const SECTIONS: &[&str] = &[
+    APPLICATION,
+    LISTENERS,
+    CONCURRENCY,
+    LIFECYCLE,
+    REQUESTS,
+    TIMEOUTS,
+    BODIES,
+    OVERLOAD,
+    TRUST,
+    LOGS,
+];
 
 const APPLICATION: &str = "Application and interpreter";
 const LISTENERS: &str = "Listeners";
 const CONCURRENCY: &str = "Workers, threads and loops";
+const LIFECYCLE: &str = "Reload and recycling";
 const REQUESTS: &str = "Limits of a request";
 const TIMEOUTS: &str = "Timeouts";
 const BODIES: &str = "Buffers and spool files";
@@ -160,6 +171,11 @@ pub const ROWS: &[Row] = &[
     option(CONCURRENCY, "workers", Takes::NumberOrAuto(1, limits::WORKERS_MAX as u64), "auto",
         "Interpreter processes. `auto`: one a usable core (CPU affinity and cgroup quota), one in \
          all on a free-threaded interpreter.").short('w').also("WEB_CONCURRENCY"),
+    option(CONCURRENCY, "workers-min", Takes::Number(1, limits::WORKERS_MAX as u64), "",
+        "Fewest workers: while they are idle, there are no more than these. Default: `--workers`."),
+    option(CONCURRENCY, "workers-max", Takes::Number(1, limits::WORKERS_MAX as u64), "",
+        "Most workers: as many are started while requests wait for one. Default: `--workers`, and \
+         twice that many by hand (TTIN)."),
     option(CONCURRENCY, "threads", Takes::NumberOrAuto(1, limits::THREADS_MAX as u64), "auto",
         "Threads that call the application, in each worker. `auto`: 1, or the usable cores \
          divided by the workers on a free-threaded interpreter."),
@@ -171,6 +187,33 @@ pub const ROWS: &[Row] = &[
         "Pins loop i and worker i to the same core. `auto`: the usable cores in order; LIST: core \
          numbers and ranges such as `0,2,4-7`. A worker is pinned once it is ready; what it \
          starts inherits the pin."),
+
+    option(LIFECYCLE, "reload-strategy", Takes::Choice(&["rolling", "all"]), "rolling",
+        "How a reload replaces the workers. `rolling`: one after the other, so that it takes the \
+         memory of one more worker, and both releases serve meanwhile; `all`: all are started \
+         beside the old ones, which are left at once when every one is ready."),
+    option(LIFECYCLE, "touch-reload", Takes::Many("FILE"), "",
+        "Reloads when this file is touched, made or removed. Repeatable."),
+    option(LIFECYCLE, "reload", Takes::Nothing, "",
+        "Reloads when a file changes that the application imported, or another Python file beside \
+         one in the working directory. For development."),
+    option(LIFECYCLE, "reload-extra-file", Takes::Many("GLOB"), "",
+        "Further files that `--reload` watches, such as `templates/**/*.html`. Repeatable."),
+    option(LIFECYCLE, "max-requests", Takes::Number(0, 1 << 40), "0",
+        "A worker is replaced after so many requests; 0 = never. The next one is ready before it \
+         leaves."),
+    option(LIFECYCLE, "max-requests-jitter", Takes::Number(0, 1 << 40), "",
+        "Up to so many requests are added to `--max-requests`, another number for each worker, so \
+         that they are not replaced all at once. Default: a tenth of it."),
+    option(LIFECYCLE, "max-worker-lifetime", Takes::Seconds(0), "0",
+        "A worker is replaced after so long, give or take a tenth; 0 = never."),
+    option(LIFECYCLE, "max-rss", Takes::Bytes(0, TIB), "0",
+        "A worker is replaced when it holds so much memory; 0 = never. What counts is its \
+         proportional share (PSS), so that memory shared by workers counts once."),
+    option(LIFECYCLE, "control-socket", Takes::Text("PATH"), "",
+        "Unix socket on which `ringhorn reload` and `ringhorn status` reach the server; `none` = \
+         no socket. Default: `ringhorn-PID.ctl` in `$RUNTIME_DIRECTORY`, `$XDG_RUNTIME_DIR` or \
+         /tmp/ringhorn-UID."),
 
     option(REQUESTS, "limit-request-line", Takes::Bytes(64, HEAD_MAX),
         "8190",
@@ -200,7 +243,11 @@ pub const ROWS: &[Row] = &[
     option(TIMEOUTS, "queue-timeout", Takes::Seconds(0), "30",
         "Longest wait of a request for a free thread; 0 = any. Beyond it: 503 with Retry-After."),
     option(TIMEOUTS, "graceful-timeout", Takes::Seconds(0), "30",
-        "How long requests in flight may take to finish after TERM."),
+        "How long requests in flight may take to finish after TERM, and those of a worker that is \
+         replaced."),
+    option(TIMEOUTS, "startup-timeout", Takes::Seconds(0), "60",
+        "How long a worker may take until it is ready; 0 = any. Beyond it, it is stopped, with \
+         where it hangs in the log."),
 
     option(BODIES, "body-buffer-size", Takes::Bytes(0, 1024 * MIB), "1MiB",
         "A request body up to this size is gathered in memory before the application runs."),

@@ -8,8 +8,8 @@ use std::time::Duration;
 use super::said::Environment;
 use super::value::{self, Amount};
 use super::{
-    AddressSet, Bind, ConfigError, HeadLimits, ListenerFacts, LoopSettings, Options, limits,
-    options,
+    AddressSet, Bind, ConfigError, HeadLimits, Lifecycle, ListenerFacts, LoopSettings, Options,
+    limits, options,
 };
 use crate::log::AccessFormat;
 
@@ -46,6 +46,8 @@ pub struct Config {
     pub cpu_affinity: CpuAffinity,
     /// `--graceful-timeout`.
     pub graceful_timeout: Duration,
+    /// When and how workers are replaced.
+    pub lifecycle: Lifecycle,
     /// `--access-logfile` with `--access-logformat`.
     pub access_log: Option<(LogTarget, AccessFormat)>,
     /// `--error-logfile`.
@@ -79,8 +81,12 @@ pub enum LogTarget {
 /// How many of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Concurrency {
-    /// Worker processes.
+    /// Worker processes at start.
     pub workers: u32,
+    /// How few and how many there are by themselves, as work comes and goes.
+    pub workers_range: (u32, u32),
+    /// Room for so many: by hand (TTIN) there may be more than by themselves.
+    pub workers_room: u32,
     /// Threads in each.
     pub threads: u32,
     /// Event loops.
@@ -106,11 +112,7 @@ impl Config {
         let config = Config {
             application,
             python: said.one("python").map(str::to_owned),
-            python_path: said
-                .many("pythonpath")
-                .into_iter()
-                .map(|dir| start_dir.join(dir))
-                .collect(),
+            python_path: read.paths("pythonpath"),
             working_dir: read.path("chdir").unwrap_or_else(|| start_dir.to_owned()),
             environment: read.worker_environment()?,
             runtime_dir: read.path("runtime-dir"),
@@ -123,6 +125,7 @@ impl Config {
             event_loops: read.amount("event-loops")?,
             cpu_affinity: read.cpu_affinity()?,
             graceful_timeout: read.seconds("graceful-timeout")?,
+            lifecycle: Lifecycle::read(&read)?,
             access_log: read.access_log()?,
             error_log: read.log_target("error-logfile").unwrap_or(LogTarget::Standard),
             log_level: read.text("log-level").to_owned(),
@@ -150,23 +153,49 @@ impl Config {
             }
             Amount::Auto => 1,
         };
-        let seats = workers * threads;
+        let (lowest, highest) = self.workers_range(workers)?;
+        let seats = highest * threads;
         // Half of the table: a replacement may need its seats before the dead one's are free again.
-        if seats as usize > limits::SEATS_MAX / 2 {
-            let most = limits::SEATS_MAX / 2;
+        let seats_most = limits::SEATS_MAX as u32 / 2;
+        if seats > seats_most {
             return Err(ConfigError::new(
                 format!(
-                    "{workers} workers of {threads} threads are {seats} threads, {most} is the most"
+                    "{highest} workers of {threads} threads are {seats} threads, {seats_most} is \
+                     the most"
                 ),
-                "lower --workers or --threads",
+                "lower --workers, --workers-max or --threads",
             ));
         }
-        let at_once = if free_threaded { seats } else { workers };
+        let room = (2 * highest).min(seats_most / threads).min(limits::WORKERS_MAX as u32);
+        let at_once = if free_threaded { workers * threads } else { workers };
         let event_loops = match self.event_loops {
             Amount::Exactly(loops) => loops as u32,
             Amount::Auto => cores.min(at_once).min(limits::EVENT_LOOPS_MAX as u32),
         };
-        Ok(Concurrency { workers, threads, event_loops })
+        Ok(Concurrency {
+            workers,
+            workers_range: (lowest, highest),
+            workers_room: room.max(highest),
+            threads,
+            event_loops,
+        })
+    }
+
+    /// Between which bounds the number of workers follows the work; both are `workers` if neither
+    /// was said.
+    fn workers_range(&self, workers: u32) -> Result<(u32, u32), ConfigError> {
+        let lowest = self.lifecycle.workers_min.unwrap_or(workers);
+        let highest = self.lifecycle.workers_max.unwrap_or(workers);
+        if lowest <= workers && workers <= highest {
+            return Ok((lowest, highest));
+        }
+        Err(ConfigError::new(
+            format!(
+                "{workers} workers are not between --workers-min {lowest} and --workers-max \
+                 {highest}"
+            ),
+            "say --workers, with which the server starts, between them",
+        ))
     }
 
     /// The settings of all loops.
@@ -227,21 +256,30 @@ impl Config {
 
 /// Reads typed values of rows. Each passed [`value::check`] when it was said; what is refused here
 /// is refused again with the same words.
-struct Reader<'a> {
-    said: &'a Options,
-    start_dir: &'a Path,
+pub(super) struct Reader<'a> {
+    pub(super) said: &'a Options,
+    pub(super) start_dir: &'a Path,
 }
 
 impl Reader<'_> {
-    fn text(&self, name: &str) -> &str {
+    pub(super) fn text(&self, name: &str) -> &str {
         self.said.one(name).unwrap_or_default()
+    }
+
+    pub(super) fn paths(&self, name: &str) -> Vec<PathBuf> {
+        self.said.many(name).into_iter().map(|path| self.start_dir.join(path)).collect()
+    }
+
+    /// A number of a row without a default.
+    pub(super) fn optional_number(&self, name: &str) -> Result<Option<u64>, ConfigError> {
+        self.said.is_said(name).then(|| self.number(name)).transpose()
     }
 
     fn path(&self, name: &str) -> Option<PathBuf> {
         self.said.one(name).map(|path| self.start_dir.join(path))
     }
 
-    fn number(&self, name: &str) -> Result<u64, ConfigError> {
+    pub(super) fn number(&self, name: &str) -> Result<u64, ConfigError> {
         let (_, row) = options::row(name);
         let (lowest, highest) = match row.takes {
             options::Takes::Number(lowest, highest) => (lowest, highest),
@@ -259,7 +297,7 @@ impl Reader<'_> {
         self.refusing(name, value::amount(self.text(name), lowest, highest))
     }
 
-    fn bytes(&self, name: &str) -> Result<u64, ConfigError> {
+    pub(super) fn bytes(&self, name: &str) -> Result<u64, ConfigError> {
         let (_, row) = options::row(name);
         let (lowest, highest) = match row.takes {
             options::Takes::Bytes(lowest, highest) => (lowest, highest),
@@ -268,7 +306,7 @@ impl Reader<'_> {
         self.refusing(name, value::bytes(self.text(name), lowest, highest))
     }
 
-    fn seconds(&self, name: &str) -> Result<Duration, ConfigError> {
+    pub(super) fn seconds(&self, name: &str) -> Result<Duration, ConfigError> {
         self.refusing(name, value::seconds(self.text(name), 0))
     }
 

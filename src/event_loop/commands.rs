@@ -10,7 +10,7 @@
 use std::time::Duration;
 
 use super::EventLoop;
-use super::messages::{Command, Report};
+use super::messages::{Command, Load, Report};
 use super::state::{Mode, Pool, State};
 use crate::connection::Phase;
 use crate::driver::Driver;
@@ -33,6 +33,7 @@ impl<D: Driver> EventLoop<D> {
                 Command::Generations { pool, floor, ceiling } => {
                     self.state.pools[usize::from(pool)].end.set_generations(floor, ceiling);
                 }
+                Command::Measure { pool } => self.state.measure(usize::from(pool)),
                 Command::ReplacePool { pool, end } => self.state.replace_pool(pool, *end),
                 Command::Drain { within } => self.begin_drain(within),
                 Command::Quit => self.state.mode = Mode::Stopping,
@@ -88,6 +89,33 @@ impl State {
                 _ => {}
             }
         }
+    }
+
+    /// Reports how much a pool has to do. Looks at every request in it: asked for now and then.
+    fn measure(&mut self, place: usize) {
+        let mut load = Load::default();
+        let owners = std::mem::take(&mut self.pools[place].owners);
+        for (slot, owner) in owners.iter().enumerate() {
+            let Some((index, generation)) = *owner else { continue };
+            let connection = &self.table[index];
+            if connection.generation != generation || connection.ticket.is_none() {
+                continue;
+            }
+            let queued_ns = connection.queued_ns;
+            match self.pools[place].end.progress(slot as u32) {
+                Ok(progress) if progress.claimed_by.is_none() => {
+                    load.queued += 1;
+                    let wait = Duration::from_nanos(self.now_ns.saturating_sub(queued_ns));
+                    load.longest_wait = load.longest_wait.max(wait);
+                }
+                Ok(_) => load.running += 1,
+                // Found again, and reported, by whoever serves that request.
+                Err(_) => {}
+            }
+        }
+        self.pools[place].owners = owners;
+        let event_loop = self.index;
+        self.report_surely(Report::Measured { event_loop, load });
     }
 
     /// Answers for what a dead worker ran, behind what it had finished.

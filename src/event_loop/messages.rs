@@ -42,6 +42,11 @@ pub enum Command {
         /// The newest that pulls.
         ceiling: u32,
     },
+    /// Tell how much there is to do.
+    Measure {
+        /// Which pool.
+        pool: u8,
+    },
     /// A condemned pool's new segments; its workers are dead and acknowledged.
     ReplacePool {
         /// Which pool.
@@ -57,6 +62,17 @@ pub enum Command {
     },
     /// End the thread now.
     Quit,
+}
+
+/// What a pool has to do, as one loop sees it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Requests that wait for a seat.
+    pub queued: u32,
+    /// Requests that seats run.
+    pub running: u32,
+    /// How long the oldest of those that wait has waited.
+    pub longest_wait: Duration,
 }
 
 /// From a loop to the supervisor.
@@ -99,6 +115,13 @@ pub enum Report {
         pool: u8,
         /// What was impossible.
         why: &'static str,
+    },
+    /// How much there is to do, as asked.
+    Measured {
+        /// Which loop.
+        event_loop: u16,
+        /// The answer.
+        load: Load,
     },
     /// The drain is over: no connection is open.
     Drained {

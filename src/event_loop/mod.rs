@@ -42,7 +42,7 @@ mod table;
 mod turn;
 mod uwsgi_record;
 
-pub use messages::{Command, Report};
+pub use messages::{Command, Load, Report};
 pub use start::{LoopSetup, connection_numbers, start};
 
 use accept::Listener;

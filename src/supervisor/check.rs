@@ -40,7 +40,7 @@ pub async fn check(mut pool: Pool<'_>) -> Result<(), Fault> {
                 let message = format!("the check was interrupted by {signal:?}");
                 return Err(Fault::new(ExitCode::Runtime, message, ""));
             }
-            Some(Event::Reported) | None => {}
+            Some(Event::Reported | Event::Asked(..) | Event::Touched(_)) | None => {}
         }
     }
 }

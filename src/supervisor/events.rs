@@ -4,13 +4,17 @@
 //! and this queue. It needs no bound of its own: workers send a handful of messages in their lives,
 //! signals and the bell are coalesced by their sources.
 
+use std::path::PathBuf;
+
 use ringhorn_exchange::control::FromWorker;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::fault::{ExitCode, Fault};
 use super::watched::Watched;
+use crate::control::{Reply, Request};
 use crate::sys::eventfd::EventFd;
+use crate::sys::signals;
 
 /// Something happened.
 #[derive(Debug)]
@@ -35,6 +39,10 @@ pub enum Event {
     ChildEnded,
     /// A loop reported something that waits.
     Reported,
+    /// A client of the control socket asks for something.
+    Asked(Request, Reply),
+    /// A watched file was touched (`--touch-reload`).
+    Touched(PathBuf),
 }
 
 /// Signals that the server acts on.
@@ -46,17 +54,21 @@ pub enum Signal {
     Int,
     /// Fast stop.
     Quit,
-    /// Reload, in a later version.
+    /// Reload.
     Hup,
     /// Logs are opened again.
     Usr1,
     /// Upgrade, in a later version.
     Usr2,
-    /// Drain of workers, in a later version.
+    /// All workers leave; the server stays.
     Winch,
+    /// One more worker.
+    Ttin,
+    /// One worker less.
+    Ttou,
 }
 
-const SIGNALS: [(SignalKind, Signal); 7] = [
+const SIGNALS: [(SignalKind, Signal); 9] = [
     (SignalKind::terminate(), Signal::Term),
     (SignalKind::interrupt(), Signal::Int),
     (SignalKind::quit(), Signal::Quit),
@@ -64,6 +76,8 @@ const SIGNALS: [(SignalKind, Signal); 7] = [
     (SignalKind::user_defined1(), Signal::Usr1),
     (SignalKind::user_defined2(), Signal::Usr2),
     (SignalKind::window_change(), Signal::Winch),
+    (SignalKind::from_raw(signals::TTIN), Signal::Ttin),
+    (SignalKind::from_raw(signals::TTOU), Signal::Ttou),
 ];
 
 /// Where events are told.

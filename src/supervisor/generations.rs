@@ -1,8 +1,8 @@
 //! Which generation of workers pulls requests.
 //!
 //! Seats pull only while floor ≤ their generation ≤ ceiling. A reload starts the next generation
-//! beside the current one, raises the ceiling when it is READY, then the floor. There is no reload
-//! yet: one generation, floor and ceiling are its number.
+//! beside the current one; when it is READY the ceiling rises to it, and the floor once no worker
+//! of an older one is to serve any more.
 
 /// The first generation.
 const FIRST: u32 = 1;
@@ -12,7 +12,7 @@ const FIRST: u32 = 1;
 pub struct Generations {
     /// The oldest that pulls.
     pub floor: u32,
-    /// The newest that pulls; new workers belong to it.
+    /// The newest that pulls; new workers belong to it, except those of a reload.
     pub ceiling: u32,
 }
 

@@ -10,9 +10,11 @@
 //! | `interpreter.rs`, `runtime_dir.rs` | which Python, which native modules |
 //! | `listeners.rs` | sockets to listen on |
 //! | `memory.rs`, `loops.rs` | the exchange's segments; event loops |
-//! | `worker.rs`, `pool.rs`, `seat_blocks.rs`, `back_off.rs`, `generations.rs` | workers |
+//! | `worker.rs`, `pool.rs`, `seat_blocks.rs`, `back_off.rs`, `verdict.rs` | workers |
+//! | `places.rs`, `renewal.rs`, `recycling.rs`, `generations.rs` | who replaces them, and when |
 //! | `events.rs`, `watched.rs`, `serve.rs` | signals, reports, children; the loop that acts on them
 //! |
+//! | `scaling.rs`, `touched.rs` | the number of workers; files whose touch reloads |
 //! | `access_log.rs`, `error_log.rs` | the two logs |
 //! | `check.rs` | `--check` |
 //! | `fault.rs` | why a server ends, and its exit code |
@@ -31,10 +33,16 @@ pub mod interpreter;
 pub mod listeners;
 pub mod loops;
 pub mod memory;
+pub mod places;
 pub mod pool;
+pub mod recycling;
+pub mod renewal;
 pub mod runtime_dir;
+pub mod scaling;
 pub mod seat_blocks;
 pub mod serve;
+mod touched;
+pub mod verdict;
 pub mod watched;
 pub mod worker;
 
@@ -43,7 +51,7 @@ use std::sync::Arc;
 
 use access_log::AccessLog;
 use core_affinity::CoreId;
-use events::Events;
+use events::{Event, Events};
 use fault::{ExitCode, Fault};
 use generations::Generations;
 use interpreter::Interpreter;
@@ -51,11 +59,16 @@ use listeners::Listeners;
 use loops::Loops;
 use memory::PoolMemory;
 use pool::Pool;
+use scaling::Scaling;
 use seat_blocks::SeatBlocks;
 use serve::Supervisor;
 use worker::Recipe;
 
-use crate::config::{Concurrency, Config, ConfigError, CpuAffinity, Environment, LoopSettings};
+use crate::config::{
+    Concurrency, Config, ConfigError, ControlPlace, CpuAffinity, Environment, LoopSettings,
+};
+use crate::control::place;
+use crate::control::socket::ControlSocket;
 use crate::sys::eventfd::EventFd;
 use crate::sys::rlimit::{DescriptorLimit, raise_descriptor_limit};
 use crate::sys::{signals, worker_start};
@@ -82,11 +95,17 @@ pub fn run(config: &Config, environment: &Environment, warnings: &[String]) -> R
     let descriptor_limit = raise_descriptor_limit().map_err(system_fault)?;
     let recipe =
         Recipe { config, interpreter: &interpreter, runtime_dir: &runtime_dir, descriptor_limit };
-    if config.check { run_check(recipe) } else { run_server(recipe) }
+    if config.check { run_check(recipe) } else { run_server(recipe, environment) }
 }
 
 fn run_check(recipe: Recipe<'_>) -> Result<(), Fault> {
-    let concurrency = Concurrency { workers: 1, threads: 1, event_loops: 1 };
+    let concurrency = Concurrency {
+        workers: 1,
+        workers_range: (1, 1),
+        workers_room: 1,
+        threads: 1,
+        event_loops: 1,
+    };
     let settings = recipe.config.loop_settings(1, Vec::new());
     let blocks = SeatBlocks::new(1, 1);
     let bells = new_bells(1)?;
@@ -96,7 +115,7 @@ fn run_check(recipe: Recipe<'_>) -> Result<(), Fault> {
     start_runtime()?.block_on(check::check(pool))
 }
 
-fn run_server(recipe: Recipe<'_>) -> Result<(), Fault> {
+fn run_server(recipe: Recipe<'_>, environment: &Environment) -> Result<(), Fault> {
     let config = recipe.config;
     let allowed = core_affinity::get_core_ids().unwrap_or_default();
     let cores = cores(&config.cpu_affinity, &allowed)?;
@@ -110,7 +129,7 @@ fn run_server(recipe: Recipe<'_>) -> Result<(), Fault> {
     let runtime = start_runtime()?;
 
     let bells = new_bells(concurrency.event_loops)?;
-    let blocks = SeatBlocks::new(concurrency.workers, concurrency.threads);
+    let blocks = SeatBlocks::new(concurrency.workers_room, concurrency.threads);
     let generations = Generations::first();
     let (memory, ends) = PoolMemory::create(blocks.seats(), &settings, &bells, generations)?;
     let reports_bell = EventFd::new().map_err(system_fault)?;
@@ -130,6 +149,8 @@ fn run_server(recipe: Recipe<'_>) -> Result<(), Fault> {
         }
         let access_log = config.access_log.clone();
         let access_log = access_log.map(|(target, format)| AccessLog::open(target, format));
+        touched::watch(&config.lifecycle.touch_files, &events);
+        let control = open_control(config, environment, &events)?;
         let supervisor = Supervisor {
             config,
             settings: &settings,
@@ -140,9 +161,50 @@ fn run_server(recipe: Recipe<'_>) -> Result<(), Fault> {
             pool,
             access_log: access_log.transpose()?,
             events,
+            scaling: Scaling::new(concurrency),
+            control,
         };
         supervisor.serve(queue).await
     })
+}
+
+/// Binds the control socket and listens on it. One that nobody named may be missing: the server
+/// serves without.
+fn open_control(
+    config: &Config,
+    environment: &Environment,
+    events: &Events,
+) -> Result<Option<ControlSocket>, Fault> {
+    let place = &config.lifecycle.control;
+    let opened = match place {
+        ControlPlace::None => return Ok(None),
+        ControlPlace::Path(path) => ControlSocket::bind(path),
+        ControlPlace::Default => {
+            let dir = place::default_dir(environment);
+            place::prepare(&dir)
+                .and_then(|()| ControlSocket::bind(&place::of_server(&dir, std::process::id())))
+        }
+    };
+    let events = events.clone();
+    let served = opened.and_then(|mut socket| {
+        socket.serve(move |request, reply| events.tell(Event::Asked(request, reply)))?;
+        Ok(socket)
+    });
+    match (served, place) {
+        (Ok(socket), _) => {
+            tracing::debug!("control socket: {}", socket.path().display());
+            Ok(Some(socket))
+        }
+        (Err(error), ControlPlace::Path(path)) => Err(Fault::new(
+            ExitCode::Configuration,
+            format!("--control-socket {}: {error}", path.display()),
+            "name a path in a folder that the server's user may write to, or `none`",
+        )),
+        (Err(error), _) => {
+            tracing::warn!("no control socket: {error}; `ringhorn reload` needs --control-socket");
+            Ok(None)
+        }
+    }
 }
 
 fn start_runtime() -> Result<tokio_uring::Runtime, Fault> {

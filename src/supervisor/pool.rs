@@ -2,7 +2,7 @@
 //! are still the dead's.
 //!
 //! A pool knows no signals and no sockets of clients; `serve.rs` tells it what happened and when it
-//! is.
+//! is. Who is replaced by whom stands in `places.rs`, a reload in `renewal.rs`.
 //!
 //! Invariants: a worker is announced to every loop before it gets its Setup, since it may claim as
 //! soon as it has attached. Its seats are given to another only after every loop acknowledged its
@@ -13,8 +13,7 @@ use std::ops::Range;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
-use ringhorn_exchange::LAYOUT_HASH;
-use ringhorn_exchange::control::{Failed, FromWorker, Hello, Setup};
+use ringhorn_exchange::control::{FromWorker, Hello, Setup};
 
 use super::back_off::BackOff;
 use super::events::Events;
@@ -22,8 +21,12 @@ use super::fault::{ExitCode, Fault};
 use super::generations::Generations;
 use super::loops::Loops;
 use super::memory::PoolMemory;
+use super::places::Place;
+use super::recycling::{Allotment, MEMORY_STEP, Why, pss_bytes};
+use super::renewal::Renewal;
 use super::seat_blocks::SeatBlocks;
-use super::worker::{Phase, Recipe, Worker};
+use super::verdict::{end_of, foreign_module, never_ready};
+use super::worker::{Berth, Phase, Recipe, Worker};
 use crate::config::Concurrency;
 use crate::event_loop::Command;
 
@@ -32,8 +35,8 @@ pub const POOL: u8 = 0;
 /// How long the other workers wait for the first to be READY: one traceback of an application that
 /// cannot be imported, not one from each, and no wait worth naming for one that takes long.
 const FIRST_ALONE: Duration = Duration::from_secs(1);
-/// How long an interpreter may take from its start to Hello.
-const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a worker that is to end for its start-up time may take to say where it hangs.
+pub(super) const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How soon a refused start is tried again, at least.
 const RETRY: Duration = Duration::from_millis(100);
 /// Ended workers whose numbers are still translated to process ids, for late access records.
@@ -42,20 +45,27 @@ const REMEMBERED: usize = 1024;
 /// See the module.
 #[derive(Debug)]
 pub struct Pool<'a> {
-    recipe: Recipe<'a>,
-    concurrency: Concurrency,
+    pub(super) recipe: Recipe<'a>,
+    pub(super) concurrency: Concurrency,
     memory: PoolMemory,
-    generations: Generations,
-    blocks: SeatBlocks,
+    pub(super) generations: Generations,
+    pub(super) next_generation: u32,
+    pub(super) blocks: SeatBlocks,
     cores: Vec<usize>,
-    workers: BTreeMap<u32, Worker>,
-    /// When the worker of each place is to be started; `None`: it lives.
-    due: Vec<Option<Instant>>,
+    pub(super) workers: BTreeMap<u32, Worker>,
+    pub(super) places: Vec<Place>,
+    /// The reload under way.
+    pub(super) renewal: Option<Renewal>,
+    /// The server ends: nobody is replaced any more.
+    is_closing: bool,
     /// Deaths that some loop did not acknowledge yet, by worker.
     deaths: BTreeMap<u32, Death>,
     ended: VecDeque<(u32, u32)>,
     back_off: BackOff,
     next_number: u32,
+    /// When a worker's memory is looked at next, and the last one that was.
+    memory_due: Option<Instant>,
+    memory_last: u32,
     was_ever_ready: bool,
     is_condemned: bool,
 }
@@ -68,12 +78,14 @@ struct Death {
 }
 
 /// What a message of a worker changes for the server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Turn {
     /// Nothing.
     None,
     /// The first worker of all is READY.
     FirstReady,
+    /// A file of the application changed.
+    Changed(String),
 }
 
 impl<'a> Pool<'a> {
@@ -86,21 +98,28 @@ impl<'a> Pool<'a> {
         cores: Vec<usize>,
     ) -> Pool<'a> {
         let now = Instant::now();
-        let mut due = vec![Some(now + FIRST_ALONE); concurrency.workers as usize];
-        due[0] = Some(now);
+        let others = Place::due(now + FIRST_ALONE);
+        let mut places = vec![others; concurrency.workers as usize];
+        places[0] = Place::due(now);
+        let memory_due = recipe.config.lifecycle.worker_memory_max.map(|_| now + MEMORY_STEP);
         Pool {
             recipe,
             concurrency,
             memory,
             generations: Generations::first(),
+            next_generation: Generations::first().ceiling + 1,
             blocks,
             cores,
             workers: BTreeMap::new(),
-            due,
+            places,
+            renewal: None,
+            is_closing: false,
             deaths: BTreeMap::new(),
             ended: VecDeque::new(),
             back_off: BackOff::default(),
             next_number: 1,
+            memory_due,
+            memory_last: 0,
             was_ever_ready: false,
             is_condemned: false,
         }
@@ -124,50 +143,145 @@ impl<'a> Pool<'a> {
 
     /// When [`tend`](Pool::tend) has something to do next.
     pub fn next_due(&self) -> Option<Instant> {
-        let starts = self.due.iter().flatten().copied();
-        let booting = |worker: &&Worker| worker.phase == Phase::Booting;
-        let boots =
-            self.workers.values().filter(booting).map(|worker| worker.started + BOOT_TIMEOUT);
         // While a pool is condemned nobody is started; the last acknowledgement is what goes on.
+        let starts = self.places.iter().filter_map(|place| place.due);
         let starts = starts.filter(|_| !self.is_condemned);
-        starts.chain(boots).min()
+        let ends = self.workers.values().filter_map(|worker| self.ends_at(worker));
+        let looks = [self.memory_due, self.successors_due()].into_iter().flatten();
+        starts.chain(ends).chain(looks).min()
     }
 
-    /// Starts the workers that are due, and kills those that never said Hello.
-    pub fn tend(&mut self, now: Instant, events: &Events) {
-        for worker in self.workers.values() {
-            if worker.phase == Phase::Booting && now >= worker.started + BOOT_TIMEOUT {
-                tracing::error!("worker {} (pid {}) does not boot", worker.number, worker.pid);
-                worker.kill();
-            }
+    /// When a worker is to be killed, or replaced for its age.
+    fn ends_at(&self, worker: &Worker) -> Option<Instant> {
+        if worker.leaves_until.is_some() {
+            return worker.leaves_until;
         }
+        match worker.phase {
+            Phase::Booting | Phase::Loading => {
+                let timeout = self.recipe.config.lifecycle.startup_timeout;
+                (!timeout.is_zero()).then(|| worker.started + timeout)
+            }
+            Phase::Ready(_) if self.is_closing || self.is_replaced(worker.number) => None,
+            Phase::Ready(_) => worker.allotment.lifetime.map(|lifetime| worker.started + lifetime),
+            Phase::Overdue => {
+                Some(worker.started + self.recipe.config.lifecycle.startup_timeout + LAST_WORDS)
+            }
+            Phase::Failing(_) => None,
+        }
+    }
+
+    fn is_replaced(&self, number: u32) -> bool {
+        self.places.iter().any(|place| place.holder == Some(number) && place.replace.is_some())
+    }
+
+    /// Starts the workers that are due, replaces those that served long enough, and kills those
+    /// whose time is over.
+    pub fn tend(&mut self, now: Instant, events: &Events) {
+        let over = |worker: &&Worker| self.ends_at(worker).is_some_and(|end| end <= now);
+        let over: Vec<u32> =
+            self.workers.values().filter(over).map(|worker| worker.number).collect();
+        over.into_iter().for_each(|number| self.end_time_of(number));
         if self.is_condemned {
             return;
         }
-        for place in 0..self.due.len() {
-            if self.due[place].is_some_and(|due| due <= now) {
-                self.due[place] = self.start(place, now, events);
+        for at in 0..self.places.len() {
+            if self.places[at].due.is_some_and(|due| due <= now) {
+                self.places[at].due = match self.start(at, self.generations.ceiling, events) {
+                    Ok(number) => {
+                        self.places[at].holder = Some(number);
+                        None
+                    }
+                    Err(wait) => Some(now + wait),
+                };
+            }
+        }
+        self.look_at_memory(now);
+        if !self.is_closing {
+            self.start_successors(now, events);
+        }
+    }
+
+    /// A worker's time is over, whichever it was.
+    fn end_time_of(&mut self, number: u32) {
+        let config = self.recipe.config;
+        let Some(worker) = self.workers.get_mut(&number) else { return };
+        let pid = worker.pid;
+        match &worker.phase {
+            _ if worker.leaves_until.take().is_some() => {
+                let timeout = config.graceful_timeout;
+                tracing::warn!(
+                    "worker {number} (pid {pid}) is killed: it did not leave within \
+                     --graceful-timeout {timeout:?}"
+                );
+                worker.kill();
+            }
+            Phase::Booting | Phase::Loading => {
+                let timeout = config.lifecycle.startup_timeout;
+                tracing::error!(
+                    "worker {number} (pid {pid}) is stopped: it is not ready after \
+                     --startup-timeout {timeout:?}; where it hangs follows"
+                );
+                worker.phase = Phase::Overdue;
+                worker.abort();
+            }
+            Phase::Overdue | Phase::Failing(_) => worker.kill(),
+            Phase::Ready(_) => {
+                let lifetime = worker.started.elapsed();
+                self.replace(number, Why::Lifetime(lifetime));
             }
         }
     }
 
-    /// Starts the worker of a place; returns when to try again if that fails.
-    fn start(&mut self, place: usize, now: Instant, events: &Events) -> Option<Instant> {
-        let Some(seats) = self.blocks.take() else { return Some(now + RETRY) };
+    /// One worker's memory, if it is time for that.
+    fn look_at_memory(&mut self, now: Instant) {
+        let (Some(due), Some(most)) =
+            (self.memory_due, self.recipe.config.lifecycle.worker_memory_max)
+        else {
+            return;
+        };
+        if due > now {
+            return;
+        }
+        self.memory_due = Some(now + MEMORY_STEP);
+        let serves = |worker: &&Worker| {
+            matches!(worker.phase, Phase::Ready(_)) && worker.leaves_until.is_none()
+        };
+        let mut serving = self.workers.values().filter(serves);
+        let next = serving.clone().find(|worker| worker.number > self.memory_last);
+        let Some(worker) = next.or_else(|| serving.next()) else { return };
+        let (number, pid) = (worker.number, worker.pid);
+        self.memory_last = number;
+        match pss_bytes(pid) {
+            Ok(bytes) if bytes > most => self.replace(number, Why::Memory(bytes)),
+            Ok(_) => {}
+            // It may have ended a moment ago.
+            Err(error) => tracing::debug!("memory of worker {number} (pid {pid}): {error}"),
+        }
+    }
+
+    /// Starts a worker for a place; returns its number, or how long to wait before trying again.
+    pub(super) fn start(
+        &mut self,
+        place: usize,
+        generation: u32,
+        events: &Events,
+    ) -> Result<u32, Duration> {
+        let Some(seats) = self.blocks.take() else { return Err(RETRY) };
         let number = self.next_number;
-        match Worker::start(&self.recipe, number, place, seats.clone(), events) {
+        let allotment = Allotment::draw(self.recipe.config);
+        let berth = Berth { number, place, generation, seats: seats.clone(), allotment };
+        match Worker::start(&self.recipe, berth, events) {
             Ok(worker) => {
                 tracing::debug!("worker {number} (pid {}) starts", worker.pid);
                 self.next_number += 1;
                 self.workers.insert(number, worker);
-                None
+                Ok(number)
             }
             Err(error) => {
                 self.blocks.give_back(&seats);
-                let wait = self.back_off.after_death(None).max(RETRY);
                 let executable = self.recipe.interpreter.executable.display();
                 tracing::error!("cannot start a worker: {executable}: {error}");
-                Some(now + wait)
+                Err(self.back_off.after_death(None).max(RETRY))
             }
         }
     }
@@ -192,7 +306,7 @@ impl<'a> Pool<'a> {
                 worker.phase = Phase::Ready(Instant::now());
                 tracing::debug!("worker {number} (pid {}) is ready", worker.pid);
                 if self.was_ever_ready {
-                    return Ok(Turn::None);
+                    return self.succeed(number, loops).map(|()| Turn::None);
                 }
                 self.was_ever_ready = true;
                 self.start_others_now();
@@ -202,6 +316,15 @@ impl<'a> Pool<'a> {
                 worker.phase = Phase::Failing(failed);
                 Ok(Turn::None)
             }
+            (FromWorker::WornOut(worn_out), Phase::Ready(_)) => {
+                self.replace(number, Why::Requests(worn_out.requests));
+                Ok(Turn::None)
+            }
+            // Of one that leaves, what it serves is the past.
+            (FromWorker::Changed(changed), Phase::Ready(_)) if worker.leaves_until.is_none() => {
+                Ok(Turn::Changed(changed.path))
+            }
+            (FromWorker::Changed(_), _) => Ok(Turn::None),
             (message, _) => {
                 self.garbled(number, &format!("{message:?} is out of turn"));
                 Ok(Turn::None)
@@ -231,13 +354,12 @@ impl<'a> Pool<'a> {
             tracing::error!("worker {number}: {fault}; restart the server");
             return Ok(());
         }
-        let generation = self.generations.ceiling;
         if let Some(loops) = loops {
             let paired_loop = setup.paired_loop;
             worker.was_announced = true;
             loops.command(|index| Command::WorkerJoined {
                 pool: POOL,
-                seats: worker.as_seats(&self.recipe, generation, paired_loop == Some(index)),
+                seats: worker.as_seats(&self.recipe, paired_loop == Some(index)),
             })?;
         }
         worker.phase = Phase::Loading;
@@ -260,7 +382,7 @@ impl<'a> Pool<'a> {
             chdir: Some(text(&config.working_dir)),
             threads: self.concurrency.threads as u16,
             first_seat: worker.map_or(0, |worker| worker.seats.start),
-            generation: self.generations.ceiling,
+            generation: worker.map_or(0, |worker| worker.generation),
             worker: number,
             multiprocess: self.concurrency.workers > 1,
             check_only: config.check,
@@ -268,13 +390,29 @@ impl<'a> Pool<'a> {
             paired_loop: u16::try_from(place).ok().map(|place| place % self.memory.loops()),
             loops: self.memory.loops(),
             server_software: concat!("ringhorn/", env!("CARGO_PKG_VERSION")).to_owned(),
-            options: Vec::new(),
+            options: worker.map(|worker| self.options_of(worker)).unwrap_or_default(),
         }
+    }
+
+    /// What a worker is told by name.
+    fn options_of(&self, worker: &Worker) -> Vec<(String, String)> {
+        let config = self.recipe.config;
+        let mut options = Vec::new();
+        if let Some(requests) = worker.allotment.requests {
+            options.push(("max-requests".to_owned(), requests.to_string()));
+        }
+        // One of them watches: several would each ask for a reload.
+        if config.lifecycle.reloads_on_change && !config.check && worker.place == 0 {
+            options.push(("reload".to_owned(), String::new()));
+            let globs = config.lifecycle.extra_globs.iter();
+            options.extend(globs.map(|glob| ("reload-extra-file".to_owned(), glob.clone())));
+        }
+        options
     }
 
     fn start_others_now(&mut self) {
         let now = Instant::now();
-        for due in self.due.iter_mut().flatten() {
+        for due in self.places.iter_mut().filter_map(|place| place.due.as_mut()) {
             *due = (*due).min(now);
         }
     }
@@ -308,21 +446,48 @@ impl<'a> Pool<'a> {
         if !self.was_ever_ready {
             return Err(never_ready(&self.recipe, &worker, status));
         }
-        let served = match &worker.phase {
-            Phase::Ready(since) => Some(since.elapsed()),
-            _ => None,
-        };
-        let wait = self.back_off.after_death(served);
-        let what = match &worker.phase {
-            Phase::Failing(failed) => format!("{status}: {}", verdict(failed)),
-            _ => status.to_string(),
-        };
-        tracing::error!("worker {number} (pid {pid}) ended: {what}; the next starts in {wait:?}");
-        self.due[worker.place] = Some(Instant::now() + wait);
+        self.note_end(&worker, status);
         if self.cannot_attach(&worker) {
             self.condemn("a worker cannot attach to it");
         }
-        Ok(())
+        self.settle(loops)
+    }
+
+    /// What the end of a worker means for its place.
+    fn note_end(&mut self, worker: &Worker, status: ExitStatus) {
+        let (number, pid) = (worker.number, worker.pid);
+        let what = end_of(worker, status);
+        let holds = |place: &Place| place.holder == Some(number);
+        let succeeds = |place: &Place| place.successor == Some(number);
+        if let Some(at) = self.places.iter().position(succeeds) {
+            tracing::error!("worker {number} (pid {pid}) ended before it was ready: {what}");
+            let wait = self.back_off.after_death(None).max(RETRY);
+            self.successor_died(at, worker, never_ready(&self.recipe, worker, status), wait);
+        } else if let Some(at) = self.places.iter().position(holds) {
+            let served = match &worker.phase {
+                Phase::Ready(since) => Some(since.elapsed()),
+                _ => None,
+            };
+            let wait = self.back_off.after_death(served);
+            let place = &mut self.places[at];
+            place.holder = None;
+            if place.successor.is_some() {
+                tracing::error!("worker {number} (pid {pid}) ended: {what}; its successor starts");
+                return;
+            }
+            tracing::error!(
+                "worker {number} (pid {pid}) ended: {what}; the next starts in {wait:?}"
+            );
+            // It is what was to happen, in a reload's case by a worker of the new generation.
+            if self.renewal.is_some() && place.replace.is_some() {
+                place.not_before = Some(Instant::now() + wait);
+            } else {
+                place.replace = None;
+                place.due = Some(Instant::now() + wait);
+            }
+        } else {
+            tracing::info!("worker {number} (pid {pid}) left: {what}");
+        }
     }
 
     /// Whether the segments are spoilt where only attaching workers look: this one could not boot
@@ -406,6 +571,33 @@ impl<'a> Pool<'a> {
         self.is_condemned = false;
     }
 
+    /// The server ends: who serves goes on until it is told to stop, nobody is replaced for age or
+    /// a reload.
+    pub fn close(&mut self) {
+        self.is_closing = true;
+        let fault = Fault::new(ExitCode::Stopped, "the server is stopping", "");
+        self.give_up_reload(&fault, "", Instant::now());
+    }
+
+    /// Its workers, a line each, for an operator.
+    pub fn status(&self) -> String {
+        let mut text = String::new();
+        for worker in self.workers.values() {
+            let state = match &worker.phase {
+                _ if worker.leaves_until.is_some() => "leaving",
+                Phase::Booting | Phase::Loading => "loading",
+                Phase::Ready(_) => "ready",
+                Phase::Failing(_) | Phase::Overdue => "failing",
+            };
+            let Worker { number, pid, generation, .. } = worker;
+            let age = worker.started.elapsed().as_secs();
+            text.push_str(&format!(
+                "worker {number} (pid {pid}): generation {generation}, {state}, {age} s\n"
+            ));
+        }
+        text
+    }
+
     /// Tells every worker to end.
     pub fn stop_all(&self, graceful: bool) {
         self.workers.values().for_each(|worker| worker.stop(graceful));
@@ -415,65 +607,4 @@ impl<'a> Pool<'a> {
     pub fn kill_all(&self) {
         self.workers.values().for_each(Worker::kill);
     }
-}
-
-/// Why a worker failed, in one line: its own verdict, which stands under our name at the end of
-/// what it said, else the last line of that.
-fn verdict(failed: &Failed) -> &str {
-    let lines = || failed.text.lines().map(str::trim).filter(|line| !line.is_empty());
-    let verdict = lines().filter_map(|line| line.strip_prefix(VERDICT_MARK)).next_back();
-    verdict.or_else(|| lines().next_back()).unwrap_or("it said nothing")
-}
-
-/// What a failed worker advises, or else this.
-fn advice(failed: &Failed, otherwise: &str) -> String {
-    let advice = failed.text.lines().filter_map(|line| line.strip_prefix(ADVICE_MARK)).next_back();
-    advice.unwrap_or(otherwise).to_owned()
-}
-
-/// How a worker's verdict begins in [`Failed`]'s text.
-const VERDICT_MARK: &str = "ringhorn: ";
-/// How its advice begins.
-const ADVICE_MARK: &str = "hint: ";
-
-/// Why the server ends when its first worker does.
-fn never_ready(recipe: &Recipe<'_>, worker: &Worker, status: ExitStatus) -> Fault {
-    let application = &recipe.config.application;
-    match &worker.phase {
-        Phase::Failing(failed) if failed.exit_code == ExitCode::Application as i32 => Fault::new(
-            ExitCode::Application,
-            format!("cannot load the application {application}: {}", verdict(failed)),
-            advice(
-                failed,
-                "the traceback is above; --chdir and --pythonpath say where modules are sought",
-            ),
-        ),
-        Phase::Failing(failed) => Fault::new(
-            ExitCode::Worker,
-            format!("a worker cannot boot: {}", verdict(failed)),
-            advice(failed, "--python and --runtime-dir choose what is started"),
-        ),
-        Phase::Loading => Fault::new(
-            ExitCode::Application,
-            format!("cannot load the application {application}: its interpreter ended ({status})"),
-            "what it said is above; a native module that it imports may be broken",
-        ),
-        Phase::Booting | Phase::Ready(_) => Fault::new(
-            ExitCode::Worker,
-            format!("a worker cannot boot: {} ended ({status})", recipe.interpreter),
-            "see above what the interpreter says; --python chooses another",
-        ),
-    }
-}
-
-fn foreign_module(recipe: &Recipe<'_>, hello: &Hello) -> Fault {
-    Fault::new(
-        ExitCode::Worker,
-        format!(
-            "the runtime module in {} is of another build (layout {:x}, the server has {LAYOUT_HASH:x})",
-            recipe.runtime_dir.display(),
-            hello.layout_hash
-        ),
-        "build or install server and module together, or say --runtime-dir",
-    )
 }

@@ -20,6 +20,11 @@ impl SeatBlocks {
         SeatBlocks { threads: threads as u16, is_taken: vec![false; 2 * workers as usize] }
     }
 
+    /// Most workers that can serve at once and be replaced one after the other.
+    pub fn workers_max(&self) -> usize {
+        self.is_taken.len() / 2
+    }
+
     /// All seats of the pool.
     pub fn seats(&self) -> u32 {
         self.is_taken.len() as u32 * u32::from(self.threads)

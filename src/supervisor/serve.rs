@@ -18,7 +18,10 @@ use super::listeners::Listeners;
 use super::loops::Loops;
 use super::memory::PoolMemory;
 use super::pool::{POOL, Pool, Turn};
+use super::scaling::Scaling;
 use crate::config::{Concurrency, Config, LoopSettings};
+use crate::control::socket::ControlSocket;
+use crate::control::{Reply, Request};
 use crate::event_loop::{Command, Report};
 use crate::log::AccessRecord;
 use crate::sys::eventfd::EventFd;
@@ -56,6 +59,10 @@ pub struct Supervisor<'a> {
     pub access_log: Option<AccessLog>,
     /// Where tasks tell events.
     pub events: Events,
+    /// Follows the load with the number of workers.
+    pub scaling: Scaling,
+    /// The control socket, if there is one; its file is removed with it.
+    pub control: Option<ControlSocket>,
 }
 
 /// Where the server stands.
@@ -69,6 +76,16 @@ enum Stage {
     Stopping { until: Instant },
     /// Workers were killed.
     Killing,
+}
+
+impl Stage {
+    fn word(self) -> &'static str {
+        match self {
+            Stage::Serving => "serving",
+            Stage::Draining { .. } => "draining",
+            Stage::Stopping { .. } | Stage::Killing => "stopping",
+        }
+    }
 }
 
 /// What changes from event to event, beside the supervisor's parts.
@@ -137,6 +154,9 @@ impl Supervisor<'_> {
         if matches!(course.stage, Stage::Serving | Stage::Draining { .. }) {
             self.pool.tend(now, &self.events);
         }
+        if course.stage == Stage::Serving {
+            self.scaling.step(now, &self.loops, &mut self.pool)?;
+        }
         self.advance(course, now);
         let is_stopping = matches!(course.stage, Stage::Stopping { .. } | Stage::Killing);
         Ok(is_stopping && self.pool.is_empty())
@@ -149,7 +169,8 @@ impl Supervisor<'_> {
             Stage::Stopping { until } => (None, Some(until)),
             Stage::Killing => (None, None),
         };
-        [pool, stage, course.fetch_at].into_iter().flatten().min()
+        let scaling = (course.stage == Stage::Serving).then(|| self.scaling.next_due()).flatten();
+        [pool, stage, course.fetch_at, scaling].into_iter().flatten().min()
     }
 
     fn act(&mut self, course: &mut Course, event: Event) -> Result<(), Fault> {
@@ -158,7 +179,11 @@ impl Supervisor<'_> {
             Event::Said { worker, message } => {
                 match self.pool.said(worker, message, Some(&self.loops))? {
                     Turn::FirstReady if course.stage == Stage::Serving => self.open(),
-                    _ => Ok(()),
+                    Turn::Changed(path) => {
+                        self.reload(course, &format!("{path} changed"), None);
+                        Ok(())
+                    }
+                    Turn::FirstReady | Turn::None => Ok(()),
                 }
             }
             Event::Garbled { worker, error } => {
@@ -167,6 +192,14 @@ impl Supervisor<'_> {
             }
             Event::ChildEnded => self.reap(course),
             Event::Reported => self.fetch_reports(course),
+            Event::Asked(request, reply) => {
+                self.answer(course, request, reply);
+                Ok(())
+            }
+            Event::Touched(path) => {
+                self.reload(course, &format!("{} was touched", path.display()), None);
+                Ok(())
+            }
         }
     }
 
@@ -194,7 +227,15 @@ impl Supervisor<'_> {
                 self.reopen_logs();
                 Ok(())
             }
-            Signal::Hup | Signal::Usr2 | Signal::Winch => {
+            Signal::Hup => {
+                self.reload(course, "HUP", None);
+                Ok(())
+            }
+            Signal::Winch | Signal::Ttin | Signal::Ttou => {
+                self.resize(course, signal);
+                Ok(())
+            }
+            Signal::Usr2 => {
                 tracing::warn!("signal {signal:?}: this version does nothing on it");
                 Ok(())
             }
@@ -207,6 +248,7 @@ impl Supervisor<'_> {
         }
         let within = self.config.graceful_timeout;
         tracing::info!("stopping gracefully, within {within:?}");
+        self.pool.close();
         let now = Instant::now();
         course.stop_asked = Some(now);
         if !self.pool.was_ever_ready() {
@@ -228,8 +270,51 @@ impl Supervisor<'_> {
         }
     }
 
+    /// Starts a new generation of workers, unless the server is stopping.
+    fn reload(&mut self, course: &Course, because: &str, asker: Option<Reply>) {
+        if course.stage == Stage::Serving {
+            self.pool.reload(because, asker, Instant::now());
+        } else if let Some(asker) = asker {
+            asker.fail("the server is stopping", "", "");
+        }
+    }
+
+    /// More or fewer workers, by hand.
+    fn resize(&mut self, course: &Course, signal: Signal) {
+        if course.stage != Stage::Serving {
+            return;
+        }
+        let before = self.pool.size();
+        let wanted = match signal {
+            Signal::Ttin => before + 1,
+            Signal::Ttou => before.saturating_sub(1).max(1),
+            _ => 0,
+        };
+        let now = self.pool.resize(wanted, Instant::now());
+        // From now on a hand decides, not the load.
+        self.scaling.stop();
+        tracing::info!("workers: {before} before, {now} from now on ({signal:?})");
+        if now < wanted {
+            tracing::warn!("there is no room for more; --workers-max makes more at start");
+        }
+    }
+
+    fn answer(&mut self, course: &Course, request: Request, reply: Reply) {
+        match request {
+            Request::Reload => self.reload(course, "asked by the control socket", Some(reply)),
+            Request::Status => reply.succeed(format!(
+                "ringhorn {} (pid {}): {}\n{}",
+                env!("CARGO_PKG_VERSION"),
+                std::process::id(),
+                course.stage.word(),
+                self.pool.status()
+            )),
+        }
+    }
+
     /// Tells workers to end; a fast stop also cuts a graceful one short.
     fn stop_workers(&mut self, course: &mut Course, graceful: bool) {
+        self.pool.close();
         self.pool.stop_all(graceful);
         let now = Instant::now();
         let graceful_end = course.stop_asked.map(|asked| asked + self.config.graceful_timeout);
@@ -278,6 +363,7 @@ impl Supervisor<'_> {
     /// Takes what loops reported.
     fn fetch_reports(&mut self, course: &mut Course) -> Result<(), Fault> {
         let (pool, access_log) = (&mut self.pool, &mut self.access_log);
+        let scaling = &mut self.scaling;
         let mut end = Ok(());
         let taken = self.loops.reports(|report| match report {
             Report::Access(record) => log_access(access_log.as_mut(), pool, &record),
@@ -291,6 +377,7 @@ impl Supervisor<'_> {
             Report::PoolCondemned { event_loop, why, .. } => {
                 pool.condemn(&format!("event loop {event_loop} read {why}"));
             }
+            Report::Measured { load, .. } => scaling.heard(load),
             Report::Drained { event_loop } => {
                 if let Stage::Draining { loops_left, .. } = &mut course.stage {
                     *loops_left &= !(1u64 << event_loop);

@@ -15,6 +15,7 @@ use std::time::Instant;
 use super::events::{Event, Events};
 use super::interpreter::Interpreter;
 use super::memory::PoolMemory;
+use super::recycling::Allotment;
 use super::watched::Watched;
 use crate::config::Config;
 use crate::config::said::LAUNCHED_BY;
@@ -62,6 +63,23 @@ pub enum Phase {
     Ready(Instant),
     /// It said why it cannot serve, and ends.
     Failing(Failed),
+    /// It was not READY in time, and is to say where it hangs.
+    Overdue,
+}
+
+/// What a worker is started as.
+#[derive(Clone, Debug)]
+pub struct Berth {
+    /// Unique in the server's life, from 1.
+    pub number: u32,
+    /// Which of the wanted workers it is: decides core and paired loop.
+    pub place: usize,
+    /// Its generation.
+    pub generation: u32,
+    /// Its seats.
+    pub seats: Range<u16>,
+    /// How long it is to serve.
+    pub allotment: Allotment,
 }
 
 /// A living (or not yet reaped) worker.
@@ -69,8 +87,10 @@ pub enum Phase {
 pub struct Worker {
     /// Unique in the server's life, from 1.
     pub number: u32,
-    /// Which of the configured workers it is: decides core and paired loop.
+    /// Which of the wanted workers it is: decides core and paired loop.
     pub place: usize,
+    /// Its generation.
+    pub generation: u32,
     /// Its process id.
     pub pid: u32,
     /// Its seats.
@@ -81,6 +101,10 @@ pub struct Worker {
     pub started: Instant,
     /// Event loops know of it.
     pub was_announced: bool,
+    /// How long it is to serve.
+    pub allotment: Allotment,
+    /// It was told to leave, and is killed then.
+    pub leaves_until: Option<Instant>,
     pidfd: OwnedFd,
     control: Rc<ControlSocket>,
 }
@@ -90,13 +114,7 @@ impl Worker {
     ///
     /// # Errors
     /// What `fork` and `exec` say.
-    pub fn start(
-        recipe: &Recipe<'_>,
-        number: u32,
-        place: usize,
-        seats: Range<u16>,
-        events: &Events,
-    ) -> io::Result<Worker> {
+    pub fn start(recipe: &Recipe<'_>, berth: Berth, events: &Events) -> io::Result<Worker> {
         let (ours, theirs) = ControlSocket::pair()?;
         ours.set_nonblocking(true)?;
         let started = start(Start {
@@ -108,11 +126,23 @@ impl Worker {
         let (pid, pidfd) = (started.pid, started.pidfd);
         let control = Rc::new(ours);
         let watched = Watched::new(&*control)?;
+        let Berth { number, place, generation, seats, allotment } = berth;
         tokio_uring::spawn(listen(number, watched, Rc::clone(&control), events.clone()));
         tokio_uring::spawn(watch(Watched::new(&pidfd)?, events.clone()));
-        let (phase, started) = (Phase::Booting, Instant::now());
-        let was_announced = false;
-        Ok(Worker { number, place, pid, seats, phase, started, was_announced, pidfd, control })
+        Ok(Worker {
+            number,
+            place,
+            generation,
+            pid,
+            seats,
+            phase: Phase::Booting,
+            started: Instant::now(),
+            was_announced: false,
+            allotment,
+            leaves_until: None,
+            pidfd,
+            control,
+        })
     }
 
     /// After its end: what it said last and nobody read yet, if that is why it failed.
@@ -149,12 +179,20 @@ impl Worker {
         let _ = pidfd_kill(&self.pidfd, KILL);
     }
 
+    /// Has it write where each of its threads is (`faulthandler` is on) and end.
+    pub fn abort(&self) {
+        /// `SIGABRT` on every Linux.
+        const ABORT: i32 = 6;
+        // As above.
+        let _ = pidfd_kill(&self.pidfd, ABORT);
+    }
+
     /// How event loops know it.
-    pub fn as_seats(&self, recipe: &Recipe<'_>, generation: u32, paired: bool) -> WorkerSeats {
+    pub fn as_seats(&self, recipe: &Recipe<'_>, paired: bool) -> WorkerSeats {
         WorkerSeats {
             worker: self.number,
             seats: self.seats.clone(),
-            generation,
+            generation: self.generation,
             one_lock: recipe.interpreter.has_one_lock,
             paired,
         }

@@ -33,6 +33,12 @@ pub fn output_within(child: Child, timeout: Duration) -> io::Result<Output> {
     }
 }
 
+/// The user as whom the process acts.
+pub fn effective_user() -> u32 {
+    // SAFETY: a plain system call without arguments that cannot fail.
+    unsafe { libc::geteuid() }
+}
+
 /// A descriptor for a child that was not reaped yet.
 ///
 /// # Errors

@@ -2,6 +2,11 @@
 
 use std::io;
 
+/// `SIGTTIN`: by gunicorn's custom, one more worker.
+pub const TTIN: i32 = libc::SIGTTIN;
+/// `SIGTTOU`: one less.
+pub const TTOU: i32 = libc::SIGTTOU;
+
 /// Blocks every signal on this thread and those it starts while the guard lives.
 #[derive(Debug)]
 pub struct Blocked {

@@ -88,15 +88,25 @@ fn other_signals_end_nothing() {
     let folder = application(HELLO);
     let mut server = Server::start(folder.path(), &[]);
     for (signal, said) in [
-        ("HUP", "signal Hup"),
+        ("HUP", "reloaded: generation 2 serves"),
         ("USR1", "opening the logs again"),
         ("USR2", "signal Usr2"),
-        ("WINCH", "signal Winch"),
+        ("TTIN", "1 before, 2 from now on"),
+        ("TTOU", "2 before, 1 from now on"),
     ] {
         server.signal(signal);
         server.wait_for(said);
         assert_eq!(server.get("/"), "hello /");
     }
+    // Nobody is there to answer until a reload brings workers back; the request waits.
+    server.signal("WINCH");
+    server.wait_for("1 before, 0 from now on");
+    let mut waiting = server.connect();
+    waiting.write_all(&closing_get("/waits")).unwrap();
+    server.signal("HUP");
+    let mut answer = String::new();
+    waiting.read_to_string(&mut answer).unwrap();
+    assert!(answer.ends_with("hello /waits"), "{answer}");
     assert_eq!(server.stop("TERM"), Some(0));
 }
 

@@ -23,6 +23,7 @@ use crate::python;
 use crate::request::{Live, Request};
 use crate::response;
 use crate::system::exit_now;
+use crate::worker::Wear;
 
 /// References to a request object that are ours: the seat's, and one of each bound function.
 const REFERENCES_TO_REQUEST: isize = 3;
@@ -35,6 +36,8 @@ pub struct Service {
     pub application: Py<PyAny>,
     /// `_errors.report`.
     pub report: Py<PyAny>,
+    /// Counts requests, if the worker is to serve only so many.
+    pub wear: Option<Wear>,
 }
 
 /// A thread's place, with everything it keeps from one request to the next.
@@ -68,6 +71,9 @@ impl<'a> SeatLoop<'a> {
         loop {
             while let Some(claim) = seat.try_claim() {
                 self.serve(py, claim);
+                if let Some(wear) = &self.service.wear {
+                    wear.count();
+                }
             }
             match py.detach(|| seat.wait_for_work(None)) {
                 WorkWake::Work | WorkWake::TimedOut => {}

@@ -12,7 +12,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use pyo3::exceptions::{PyOSError, PyRuntimeError};
@@ -20,7 +20,8 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString};
 use ringhorn_exchange::control::{
-    ControlError, ControlSocket, Failed, FromWorker, Hello, Ready, Received, Setup, Stop, ToWorker,
+    Changed, ControlError, ControlSocket, Failed, FromWorker, Hello, Ready, Received, Setup, Stop,
+    ToWorker, WornOut,
 };
 use ringhorn_exchange::{LoopDescriptorsOwned, WorkerEnd};
 
@@ -55,6 +56,33 @@ struct Shared {
     wakeup: OwnedFd,
     /// Its other end, read by the native thread.
     wakeup_read: OwnedFd,
+}
+
+/// Counts requests up to where the server is to replace this worker (`--max-requests`).
+pub struct Wear {
+    limit: u64,
+    /// Relaxed: it orders nothing, and exactly one seat makes it the limit.
+    served: AtomicU64,
+    shared: Arc<Shared>,
+}
+
+impl Wear {
+    /// A request was served. At the limit the server is told, once; the worker serves on until it
+    /// is told to stop, which it is when its successor is READY.
+    #[inline]
+    pub fn count(&self) {
+        let served = self.served.fetch_add(1, Ordering::Relaxed) + 1;
+        if served == self.limit {
+            self.tell(served);
+        }
+    }
+
+    #[cold]
+    fn tell(&self, requests: u64) {
+        // The server may be gone, or be about to end this worker for another reason.
+        let message = FromWorker::WornOut(WornOut { requests });
+        let _unheard = self.shared.control.send(&message, &[]);
+    }
 }
 
 struct Prepared {
@@ -186,6 +214,12 @@ impl Worker {
         py.detach(|| self.shared.control.send(&message, &[])).map_err(to_python)
     }
 
+    /// Tells the server that a file of the application changed.
+    fn changed(&self, py: Python<'_>, path: String) -> PyResult<()> {
+        let message = FromWorker::Changed(Changed { path });
+        py.detach(|| self.shared.control.send(&message, &[])).map_err(to_python)
+    }
+
     /// Keeps what the seats need: the application, `wsgi.errors` and `_errors.report`.
     fn prepare(
         &self,
@@ -194,7 +228,8 @@ impl Worker {
         errors: Py<PyAny>,
         report: Py<PyAny>,
     ) {
-        let prepared = Prepared { service: Service { application, report }, errors };
+        let wear = self.wear();
+        let prepared = Prepared { service: Service { application, report, wear }, errors };
         // A second call would be a bug of the bootstrap; the first one holds.
         let _again = self.prepared.set(py, prepared);
         self.shared.serving.store(true, Ordering::Relaxed);
@@ -228,6 +263,16 @@ impl Worker {
 
     fn __repr__<'py>(&self, py: Python<'py>) -> Bound<'py, PyString> {
         PyString::new(py, &format!("<ringhorn worker {}>", self.setup.worker))
+    }
+}
+
+impl Worker {
+    /// Counts the worker's requests, if it is to serve only so many.
+    fn wear(&self) -> Option<Wear> {
+        let mut options = self.setup.options.iter();
+        let (_, limit) = options.find(|(name, _)| name == "max-requests")?;
+        let limit = limit.parse().ok()?;
+        Some(Wear { limit, served: AtomicU64::new(0), shared: Arc::clone(&self.shared) })
     }
 }
 

@@ -105,6 +105,21 @@ pub struct Stop {
     pub graceful: bool,
 }
 
+/// The worker served as many requests as it was to (`max-requests` in [`Setup::options`]) and
+/// serves on until it is told to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WornOut {
+    /// Requests served.
+    pub requests: u64,
+}
+
+/// A file that the application consists of changed (`--reload`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Changed {
+    /// Its path, for the log. At most [`TEXT_BYTES_MAX`] bytes.
+    pub path: String,
+}
+
 /// Worker to server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FromWorker {
@@ -114,6 +129,10 @@ pub enum FromWorker {
     Ready(Ready),
     /// Not imported.
     Failed(Failed),
+    /// Wants to be replaced.
+    WornOut(WornOut),
+    /// Wants a reload.
+    Changed(Changed),
 }
 
 /// Server to worker.

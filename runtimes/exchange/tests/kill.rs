@@ -100,6 +100,7 @@ fn look_at(worker: &mut Worker, dice: &mut Dice) {
             worker.doomed_at = Some(Instant::now() + life);
         }
         Received::Message(FromWorker::Failed(failed), _) => panic!("{}", failed.text),
+        Received::Message(message, _) => panic!("{message:?} from a worker that has no such wish"),
         Received::Nothing => {}
         Received::Closed => panic!("worker {} ended by itself", worker.number),
     }

@@ -96,6 +96,7 @@ def main(runtime_dir, control, kind="auto"):
         worker.ready()
         return
     worker.prepare(application, errors.ErrorStream(), errors.report)
+    watch_files(worker, runtime_dir, setup["options"])
     serve(worker, setup["threads"])
 
 
@@ -218,6 +219,15 @@ def enter_application_folder(chdir, pythonpath, loader):
     sys.path[:0] = pythonpath
     if not (getattr(sys.flags, "safe_path", False) or sys.flags.isolated):
         sys.path.insert(0, os.getcwd())
+
+
+def watch_files(worker, runtime_dir, options):
+    """`--reload`: a thread tells the server when a file of the application changes."""
+    if "reload" not in dict(options):
+        return
+    globs = [value for name, value in options if name == "reload-extra-file"]
+    watch = load_sibling(runtime_dir, "_watch")
+    watch.start(worker.changed, globs)
 
 
 def serve(worker, threads):

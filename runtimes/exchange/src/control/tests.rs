@@ -29,6 +29,8 @@ fn from_worker() -> Vec<FromWorker> {
         FromWorker::Hello(Hello::of_this_build("cpython".into(), "3.12.4".into())),
         FromWorker::Ready(Ready { threads: 4, one_lock: true }),
         FromWorker::Failed(Failed { exit_code: -3, text: "Traceback…".into() }),
+        FromWorker::WornOut(WornOut { requests: 1_043 }),
+        FromWorker::Changed(Changed { path: "/srv/shop/views.py".into() }),
     ]
 }
 

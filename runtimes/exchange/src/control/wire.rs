@@ -4,7 +4,8 @@
 //! by what is left of the message, so no length can lead outside it or make it allocate more.
 
 use super::{
-    ControlError, Failed, FromWorker, Hello, Message, Ready, Setup, Stop, TEXT_BYTES_MAX, ToWorker,
+    Changed, ControlError, Failed, FromWorker, Hello, Message, Ready, Setup, Stop, TEXT_BYTES_MAX,
+    ToWorker, WornOut,
 };
 
 const HELLO: u8 = 1;
@@ -12,6 +13,8 @@ const READY: u8 = 2;
 const FAILED: u8 = 3;
 const SETUP: u8 = 16;
 const STOP: u8 = 17;
+const WORN_OUT: u8 = 20;
+const CHANGED: u8 = 21;
 
 impl Message for FromWorker {
     fn encode(&self, into: &mut Vec<u8>) {
@@ -35,6 +38,14 @@ impl Message for FromWorker {
                 fields.number(u64::from(failed.exit_code as u32));
                 fields.text(tail_of(&failed.text, TEXT_BYTES_MAX));
             }
+            FromWorker::WornOut(worn_out) => {
+                fields.byte(WORN_OUT);
+                fields.number(worn_out.requests);
+            }
+            FromWorker::Changed(changed) => {
+                fields.byte(CHANGED);
+                fields.text(tail_of(&changed.path, TEXT_BYTES_MAX));
+            }
         }
     }
 
@@ -56,6 +67,8 @@ impl Message for FromWorker {
                 exit_code: fields.narrow::<u32>("exit code")? as i32,
                 text: fields.text("text")?,
             }),
+            WORN_OUT => FromWorker::WornOut(WornOut { requests: fields.number("requests")? }),
+            CHANGED => FromWorker::Changed(Changed { path: fields.text("path")? }),
             _ => return Err(ControlError::Malformed("kind")),
         };
         fields.end()?;
