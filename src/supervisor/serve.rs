@@ -6,6 +6,7 @@
 //! Invariants: nothing here waits for a worker, a client or a file; every wait is an event or a
 //! moment in [`Supervisor::next_due`]. Stages of a stop only go forward.
 
+use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -231,6 +232,8 @@ impl Supervisor<'_> {
                 self.reload(course, "HUP", None);
                 Ok(())
             }
+            // The window of a terminal changed, which is nobody's wish.
+            Signal::Winch if is_in_terminal() => Ok(()),
             Signal::Winch | Signal::Ttin | Signal::Ttou => {
                 self.resize(course, signal);
                 Ok(())
@@ -426,6 +429,13 @@ impl Supervisor<'_> {
         self.pool.replace_memory(memory);
         replaced
     }
+}
+
+/// Whether somebody watches the server in a terminal: a service has none.
+fn is_in_terminal() -> bool {
+    std::io::stdin().is_terminal()
+        || std::io::stdout().is_terminal()
+        || std::io::stderr().is_terminal()
 }
 
 fn log_access(log: Option<&mut AccessLog>, pool: &Pool<'_>, record: &AccessRecord) {

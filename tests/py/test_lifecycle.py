@@ -182,15 +182,26 @@ def test_graceful_timeout_ends_what_does_not_end(start, tmp_path):
     client.close()
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH, signal.SIGPIPE]
-)
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE])
 def test_other_signals_never_kill_the_server(start, number):
     one = start("hygiene:application")
     for _ in range(3):
         one.signal(number)
         assert one.request("GET", "/pid").status == 200
     assert one.process.poll() is None
+
+
+def test_winch_of_a_terminal_changes_nothing(start):
+    ours, theirs = os.openpty()
+    try:
+        one = start("hygiene:application", stdin=theirs)
+        before = one.workers()
+        one.signal(signal.SIGWINCH)
+        assert one.request("GET", "/pid").status == 200
+        assert one.workers() == before and "Winch" not in one.log.text
+    finally:
+        os.close(ours)
+        os.close(theirs)
 
 
 def test_unix_socket_is_removed_and_a_stale_one_taken_over(start, tmp_path):
