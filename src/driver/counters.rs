@@ -30,6 +30,10 @@ pub struct Counters {
     pub submission_full: u64,
     /// Accepts that failed, cancelled ones excepted.
     pub accept_errors: u64,
+    /// Multishot receives armed.
+    pub multishots: u64,
+    /// Bytes that came before they were asked for: each ends a multishot receive.
+    pub receives_held: u64,
     /// Receives that found no provided buffer, those the driver repeated by itself included.
     pub buffers_exhausted: u64,
     /// Times the set of provided buffers in the kernel's hands was doubled.

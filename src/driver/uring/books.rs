@@ -16,6 +16,7 @@ use std::net::SocketAddr;
 use io_uring::cqueue;
 
 use super::buffers::ProvidedBuffers;
+use super::multishot::{IntoPiece, Multishot};
 use super::pinned::{PeerAddress, PinnedPool, SendHeader};
 use super::user_data::{Operation, Tag};
 use crate::driver::{BufferId, Completion, ConnectionIndex, Counters, Kind, Token};
@@ -24,6 +25,7 @@ use crate::driver::{BufferId, Completion, ConnectionIndex, Counters, Kind, Token
 pub(super) struct Books {
     slots: Box<[Slot]>,
     pub(super) buffers: ProvidedBuffers,
+    pub(super) multi: Multishot,
     pub(super) headers: PinnedPool<SendHeader>,
     pub(super) addresses: PinnedPool<PeerAddress>,
     /// Peers of accepts returned by the last turn: connection and its address record.
@@ -43,12 +45,18 @@ pub(super) enum FollowUp {
     Close(Token),
     /// The cancel came before the kernel had begun what it was to end.
     Cancel(Token),
+    /// A multishot receive brought what nobody asked for.
+    EndMulti(Token),
+    /// The receive that waited for the end of a multishot one.
+    RecvInto(Token, IntoPiece),
 }
 
 /// One connection.
 #[derive(Clone, Copy)]
-struct Slot {
-    flags: u8,
+pub(super) struct Slot {
+    pub(super) flags: u16,
+    /// Of the connection that has the slot, as its operations carry it.
+    pub(super) generation: u32,
     /// With SENDING: the bytes asked for, or the failure of the last send, which its close reports.
     outcome: i32,
     /// With ACCEPTING an address record, with SENDING a header, else NONE.
@@ -56,24 +64,34 @@ struct Slot {
 }
 
 const NONE: u32 = u32::MAX;
-const FREE: Slot = Slot { flags: 0, outcome: 0, record: NONE };
+const FREE: Slot = Slot { flags: 0, generation: 0, outcome: 0, record: NONE };
 
 /// An accept is armed into the slot.
-const ACCEPTING: u8 = 1;
+const ACCEPTING: u16 = 1;
 /// The slot holds a connection.
-const OPEN: u8 = 2;
-const RECEIVING: u8 = 4;
-const SENDING: u8 = 8;
+pub(super) const OPEN: u16 = 2;
+/// The loop asked for a receive and was not answered yet.
+pub(super) const RECEIVING: u16 = 4;
+const SENDING: u16 = 8;
 /// A close is armed, alone or behind the last send.
-const CLOSING: u8 = 16;
+const CLOSING: u16 = 16;
 /// The loop cancelled: a receive that found no buffer must not be repeated behind its back.
-const CANCELLED: u8 = 32;
+pub(super) const CANCELLED: u16 = 32;
+/// A multishot receive is armed.
+pub(super) const MULTI: u16 = 64;
+/// Its cancel is on its way.
+pub(super) const ENDING: u16 = 128;
+/// This connection has sent what nobody asked for: it gets no multishot receive any more.
+pub(super) const SINGLE: u16 = 256;
+/// Something came before it was asked for, and is held.
+pub(super) const HELD: u16 = 512;
 
 impl Books {
-    pub(super) fn new(connections: u32, buffers: ProvidedBuffers) -> Books {
+    pub(super) fn new(connections: u32, buffers: ProvidedBuffers, multi: Multishot) -> Books {
         Books {
             slots: vec![FREE; connections as usize].into_boxed_slice(),
             buffers,
+            multi,
             headers: PinnedPool::new(),
             addresses: PinnedPool::new(),
             fresh_peers: Vec::new(),
@@ -86,6 +104,7 @@ impl Books {
     /// Gives up, without freeing it, all memory the kernel may know.
     pub(super) fn leak(&mut self) {
         self.buffers.leak();
+        self.multi.buffers.leak();
         self.headers.leak();
         self.addresses.leak();
     }
@@ -101,6 +120,7 @@ impl Books {
         let slot = self.slot(token);
         assert_eq!(slot.flags, 0, "accept into occupied slot {}", token.connection);
         slot.flags = ACCEPTING | RECEIVING;
+        slot.generation = token.generation;
         slot.record = record.unwrap_or(NONE);
         record
     }
@@ -177,6 +197,9 @@ impl Books {
                 Kind::Accepted
             }
             Operation::Recv => return self.recv_done(token, result, flags),
+            Operation::RecvMulti => return self.multi_done(token, result, flags),
+            // It found nothing: the receive had ended by itself.
+            Operation::EndMulti => return None,
             Operation::RecvInto => {
                 self.slot(token).flags &= !RECEIVING;
                 Kind::Received
@@ -201,7 +224,7 @@ impl Books {
             }
             Operation::Close => {
                 self.counters.close_errors += u64::from(result < 0);
-                *self.slot(token) = FREE;
+                self.set_free(token);
                 Kind::Closed
             }
             Operation::Shutdown => Kind::ShutDown,
@@ -296,11 +319,18 @@ impl Books {
             return None;
         }
         self.counters.close_errors += u64::from(result < 0);
-        *self.slot(token) = FREE;
+        self.set_free(token);
         Some(Completion { token, kind: Kind::Closed, result: outcome, buffer: None, more: false })
     }
 
-    fn slot(&mut self, token: Token) -> &mut Slot {
+    fn set_free(&mut self, token: Token) {
+        if self.slot(token).flags & HELD != 0 {
+            self.multi.forget(token);
+        }
+        *self.slot(token) = FREE;
+    }
+
+    pub(super) fn slot(&mut self, token: Token) -> &mut Slot {
         &mut self.slots[token.connection as usize]
     }
 }

@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use io_uring::types::BufRingEntry;
 
 use super::mapping::Mapping;
+use crate::driver::Piece;
 
 /// The buffers of one driver.
 pub(super) struct ProvidedBuffers {
@@ -40,8 +41,10 @@ pub(super) struct ProvidedBuffers {
     held_count: u16,
 }
 
-/// The group's number; a driver has one group.
+/// The group of receives that are asked for one by one.
 pub(super) const GROUP: u16 = 0;
+/// The group of multishot receives (`multishot.rs`).
+pub(super) const GROUP_MULTI: u16 = 1;
 
 /// Buffers in the ring at start: one batch of an idle server. Taste, not measured.
 const TARGET_START: u16 = 16;
@@ -150,6 +153,24 @@ impl ProvidedBuffers {
         // long as `self`. The kernel writes only into buffers in its ring; this one left it at
         // `take` and returns at `give_back`, which needs `&mut self`, so not while the slice lives.
         unsafe { std::slice::from_raw_parts(self.address(id), length) }
+    }
+
+    /// Copies the front of what was received into a buffer to memory, and moves the rest to the
+    /// front. Returns how many bytes went.
+    ///
+    /// # Safety
+    /// `into` is valid for writes of its length, and nobody reads it meanwhile.
+    pub(super) unsafe fn move_out(&mut self, id: u16, length: usize, into: Piece) -> usize {
+        let bytes = self.bytes(id, length);
+        let count = length.min(into.length);
+        // SAFETY: `bytes` has `count` bytes, and so has `into` (the caller); ours are in the
+        // arena, which nobody else has a piece of.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), into.pointer.cast_mut(), count) };
+        let start = self.address(id);
+        // SAFETY: both ranges lie in the buffer (`bytes` asserted its length), which is held: the
+        // kernel does not write to it, and `&mut self` excludes readers.
+        unsafe { std::ptr::copy(start.add(count), start, length - count) };
+        count
     }
 
     /// Gives the memory up for ever: the kernel may still write into it. Nothing may be used

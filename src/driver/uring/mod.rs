@@ -17,6 +17,7 @@ mod books;
 mod buffers;
 mod error;
 mod mapping;
+mod multishot;
 mod pinned;
 mod ring;
 mod self_test;
@@ -37,6 +38,7 @@ use io_uring::types::{CancelBuilder, DestinationSlot, Fd, Fixed};
 use self::books::{Books, FollowUp};
 use self::buffers::ProvidedBuffers;
 pub use self::error::{StartError, Step};
+use self::multishot::{IntoPiece, Multishot, Receive};
 use self::pinned::{PeerAddress, SendHeader};
 use self::ring::{ACCEPT_POLL_FIRST, Chain, Entered, Ring, with_ioprio};
 pub use self::self_test::self_test;
@@ -115,10 +117,18 @@ impl PreparedUring {
             ring.submitter().register_buf_ring_with_flags(address, entries, buffers::GROUP, 0)
         }
         .map_err(|error| StartError::new(Step::Buffers, error))?;
+        let multi = Multishot::create(accept_flags != 0)
+            .map_err(|error| StartError::new(Step::Buffers, error))?;
+        let (address, entries) = multi.buffers.registration();
+        // SAFETY: as above.
+        unsafe {
+            ring.submitter().register_buf_ring_with_flags(address, entries, buffers::GROUP_MULTI, 0)
+        }
+        .map_err(|error| StartError::new(Step::Buffers, error))?;
         if config.register_own_descriptor {
             ring.register_own_descriptor();
         }
-        let books = Books::new(config.connections, buffers);
+        let books = Books::new(config.connections, buffers, multi);
         Ok(UringDriver {
             ring,
             books,
@@ -194,6 +204,7 @@ impl UringDriver {
     /// The one place that enters the kernel.
     fn enter(&mut self, want: u32, timeout: Option<Duration>) -> io::Result<()> {
         self.books.buffers.refill();
+        self.books.multi.buffers.refill();
         let counters = &mut self.books.counters;
         counters.enters += 1;
         counters.sleeps += u64::from(want > 0);
@@ -209,6 +220,7 @@ impl UringDriver {
 
     /// Copies at most a batch of completions out, then queues what the driver itself repeats.
     fn reap(&mut self, out: &mut Vec<Completion>) {
+        out.append(&mut self.books.multi.ready);
         for entry in self.ring.completions().take(self.batch) {
             out.extend(self.books.translate(entry.user_data(), entry.result(), entry.flags()));
         }
@@ -223,6 +235,10 @@ impl UringDriver {
                     self.push_plain(close.tagged(Operation::LinkedClose, token));
                 }
                 FollowUp::Cancel(token) => self.push_plain(cancel_all(token)),
+                FollowUp::EndMulti(token) => self.push_plain(cancel_multi(token)),
+                // SAFETY: whoever asked for the receive keeps the piece valid until its completion,
+                // which this is to bring.
+                FollowUp::RecvInto(token, into) => unsafe { self.push_recv_into(token, into) },
             }
         }
     }
@@ -238,6 +254,29 @@ impl UringDriver {
         .build()
         .flags(Flags::BUFFER_SELECT)
         .tagged(Operation::Recv, token)
+    }
+
+    /// # Safety
+    /// As [`Driver::recv_into`].
+    unsafe fn push_recv_into(&mut self, token: Token, into: IntoPiece) {
+        let IntoPiece { piece, wait_all } = into;
+        let flags = if wait_all { libc::MSG_WAITALL } else { 0 };
+        let (pointer, length) = (piece.pointer.cast_mut(), length_of(piece.length));
+        let entry = opcode::Recv::new(Fixed(token.connection), pointer, length)
+            .flags(flags)
+            .build()
+            .tagged(Operation::RecvInto, token);
+        // SAFETY: the caller keeps the piece valid and unread until the completion.
+        unsafe { self.push((entry, None)) }
+    }
+
+    /// Ends a multishot receive, if one is armed: before a close, since it would hold the socket
+    /// beyond that (the kernel takes entries in their order, and carries a cancel out at once), and
+    /// before a receive into the loop's memory.
+    fn end_multi(&mut self, token: Token) {
+        if self.books.multi_must_end(token) {
+            self.push_plain(cancel_multi(token));
+        }
     }
 
     fn arm_bell(&mut self) {
@@ -304,24 +343,31 @@ impl Driver for UringDriver {
 
     fn recv(&mut self, token: Token, poll_first: bool) {
         self.books.recv_armed(token);
-        self.push_plain(self.provided_recv(token, poll_first));
+        match self.books.how_to_receive(token, poll_first) {
+            Receive::IsArmed => {}
+            Receive::Once => self.push_plain(self.provided_recv(token, poll_first)),
+            Receive::Multi => self.push_plain(multi_recv(token)),
+        }
     }
 
     unsafe fn recv_into(&mut self, token: Token, into: Piece, wait_all: bool) {
         self.books.recv_armed(token);
-        let length = length_of(into.length);
-        let flags = if wait_all { libc::MSG_WAITALL } else { 0 };
-        let entry = opcode::Recv::new(Fixed(token.connection), into.pointer.cast_mut(), length)
-            .flags(flags)
-            .build()
-            .tagged(Operation::RecvInto, token);
+        let into = IntoPiece { piece: into, wait_all };
         // SAFETY: the caller keeps `into` valid and unread until the completion.
-        unsafe { self.push((entry, None)) }
+        unsafe {
+            if self.books.can_receive_into(token, into) {
+                return self.push_recv_into(token, into);
+            }
+        }
+        self.end_multi(token);
     }
 
     unsafe fn send(&mut self, token: Token, pieces: [Piece; 2], after: After) {
         let bytes = length_of(pieces[0].length) + length_of(pieces[1].length);
         let last = after == After::Close;
+        if last {
+            self.end_multi(token);
+        }
         self.books.send_armed(token, length_of(bytes as usize) as i32, last);
         let operation = if last { Operation::LastSend } else { Operation::Send };
         let slot = Fixed(token.connection);
@@ -352,12 +398,14 @@ impl Driver for UringDriver {
     }
 
     fn close(&mut self, token: Token) {
+        self.end_multi(token);
         self.books.close_armed(token);
         let close = opcode::Close::new(Fixed(token.connection)).build();
         self.push_plain(close.tagged(Operation::Close, token));
     }
 
     fn reset(&mut self, token: Token) {
+        self.end_multi(token);
         self.books.close_armed(token);
         let slot = Fixed(token.connection);
         let length = size_of::<libc::linger>() as u32;
@@ -415,11 +463,17 @@ impl Driver for UringDriver {
     }
 
     fn buffer(&self, buffer: BufferId, length: usize) -> &[u8] {
-        self.books.buffers.bytes(buffer.0, length)
+        match Multishot::own(buffer) {
+            Some(id) => self.books.multi.buffers.bytes(id, length),
+            None => self.books.buffers.bytes(buffer.0, length),
+        }
     }
 
     fn recycle(&mut self, buffer: BufferId) {
-        self.books.buffers.give_back(buffer.0);
+        match Multishot::own(buffer) {
+            Some(id) => self.books.multi.buffers.give_back(id),
+            None => self.books.buffers.give_back(buffer.0),
+        }
     }
 
     fn buffers_free(&self) -> usize {
@@ -437,7 +491,9 @@ impl Driver for UringDriver {
     }
 
     fn has_more(&mut self) -> bool {
-        self.ring.has_completions() || self.ring.holds_back().deferred
+        !self.books.multi.ready.is_empty()
+            || self.ring.has_completions()
+            || self.ring.holds_back().deferred
     }
 
     fn has_unsubmitted(&mut self) -> bool {
@@ -460,7 +516,8 @@ impl Driver for UringDriver {
         self.books.counters.overflows += u64::from(held_back.overflown);
         let may_wait = wait != Some(Duration::ZERO)
             && !self.ring.has_completions()
-            && !self.ring.has_backlog();
+            && !self.ring.has_backlog()
+            && self.books.multi.ready.is_empty();
         if may_wait || self.ring.queued() > 0 || held_back.deferred || held_back.overflown {
             self.enter(u32::from(may_wait), wait)?;
         }
@@ -490,6 +547,8 @@ static LINGER_NOT: libc::linger = libc::linger { l_onoff: 1, l_linger: 0 };
 
 // io_uring.h, IORING_RECVSEND_POLL_FIRST (in `ioprio`).
 const RECVSEND_POLL_FIRST: u16 = 1;
+// io_uring.h, IORING_RECV_MULTISHOT (in `ioprio`).
+const RECV_MULTISHOT: u16 = 2;
 
 /// Puts operation and token into an entry's user data.
 trait Tagged {
@@ -500,6 +559,25 @@ impl Tagged for Entry {
     fn tagged(self, operation: Operation, token: Token) -> Entry {
         self.user_data(Tag::new(operation, token).to_bits())
     }
+}
+
+/// A receive that stays armed (`multishot.rs`).
+fn multi_recv(token: Token) -> Entry {
+    opcode::Recv::new(Fixed(token.connection), std::ptr::null_mut(), 0)
+        .buf_group(buffers::GROUP_MULTI)
+        .ioprio(RECVSEND_POLL_FIRST | RECV_MULTISHOT)
+        .build()
+        .flags(Flags::BUFFER_SELECT)
+        .tagged(Operation::RecvMulti, token)
+}
+
+/// Ends it; silent on success, since the receive itself completes.
+fn cancel_multi(token: Token) -> Entry {
+    let receive = Tag::new(Operation::RecvMulti, token).to_bits();
+    opcode::AsyncCancel2::new(CancelBuilder::user_data(receive))
+        .build()
+        .flags(Flags::SKIP_SUCCESS)
+        .tagged(Operation::EndMulti, token)
 }
 
 /// Cancels everything armed on the connection's descriptor.

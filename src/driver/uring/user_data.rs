@@ -16,6 +16,10 @@ pub(super) enum Operation {
     Accept = 1,
     /// Into a provided buffer.
     Recv,
+    /// The same, again and again (`multishot.rs`).
+    RecvMulti,
+    /// The cancel of a [`Operation::RecvMulti`]; it has a completion only when it failed.
+    EndMulti,
     RecvInto,
     Send,
     /// The send before a linked close: it has a completion only when it failed.
@@ -32,9 +36,11 @@ pub(super) enum Operation {
     Bell,
 }
 
-const OPERATIONS: [Operation; 13] = [
+const OPERATIONS: [Operation; 15] = [
     Operation::Accept,
     Operation::Recv,
+    Operation::RecvMulti,
+    Operation::EndMulti,
     Operation::RecvInto,
     Operation::Send,
     Operation::LastSend,
@@ -94,7 +100,7 @@ mod tests {
 
     #[test]
     fn foreign_bits_are_refused() {
-        for bits in [0, 1, 14 << 56, u64::MAX] {
+        for bits in [0, 1, 16 << 56, u64::MAX] {
             assert_eq!(Tag::from_bits(bits), None, "{bits:#x}");
         }
     }

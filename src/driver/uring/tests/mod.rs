@@ -6,6 +6,7 @@
 mod faults;
 mod files_and_bell;
 mod many;
+mod multishot;
 mod sockets;
 
 use std::os::unix::net::{UnixListener, UnixStream};
