@@ -176,6 +176,8 @@ pub struct Connection {
     pub spooling: bool,
     /// A cancel was asked for and the operations have not all ended.
     pub cancelling: bool,
+    /// The receive armed is the last look before an idle connection is closed.
+    pub looks_last: bool,
     /// The peer will send nothing more.
     pub peer_finished: bool,
     /// The request in flight allows the connection to be kept.
@@ -232,6 +234,7 @@ impl Connection {
             receiving_body: false,
             spooling: false,
             cancelling: false,
+            looks_last: false,
             peer_finished: false,
             keep_alive: false,
             linger: false,

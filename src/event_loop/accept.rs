@@ -105,7 +105,9 @@ impl<D: Driver> EventLoop<D> {
         connection.phase = Phase::Head;
         connection.accepted_ns = now_ns;
         connection.peer = peer;
-        let timeout = self.state.settings.header_timeout;
+        // Accepted while the drain gave its accepts up: it has as long as the others had.
+        let timeout =
+            if self.is_disarmed { BACKLOG_QUIET } else { self.state.settings.header_timeout };
         self.state.set_deadline(index, timeout);
         let is_refused = self.state.is_uwsgi(index)
             && peer.is_some_and(|peer| !self.state.settings.uwsgi_allow.contains(peer.ip()));

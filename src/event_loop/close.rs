@@ -45,6 +45,43 @@ impl State {
         }
     }
 
+    /// Closes a connection that waits for a request. What its client sent until then is still
+    /// served: the receive is cancelled, another one tried that does not wait, and what that brings
+    /// decides (a cancelled receive may leave bytes in the socket).
+    pub fn close_idle(&mut self, index: ConnectionIndex) {
+        let connection = &mut self.table[index];
+        if !connection.receiving {
+            self.begin_close(index);
+        } else if !connection.cancelling {
+            connection.cancelling = true;
+            self.intend(index, Intent::Cancel);
+        }
+    }
+
+    /// The receive of an idle connection was cancelled to close it.
+    pub fn step_idle_close(&mut self, index: ConnectionIndex) {
+        let connection = &mut self.table[index];
+        connection.looks_last = !connection.looks_last;
+        if connection.looks_last {
+            self.intend(index, Intent::Receive { idle: false });
+            self.intend(index, Intent::Cancel);
+        } else {
+            connection.cancelling = false;
+            self.begin_close(index);
+        }
+    }
+
+    /// The client of an idle connection sent something: it is not closed. Whether it was about to.
+    pub fn keep_from_idle_close(&mut self, index: ConnectionIndex) -> bool {
+        let connection = &mut self.table[index];
+        if connection.phase != Phase::Head || !connection.cancelling {
+            return false;
+        }
+        connection.cancelling = false;
+        connection.looks_last = false;
+        true
+    }
+
     fn close_now(&mut self, index: ConnectionIndex) {
         let resets = self.table[index].resets;
         self.intend(index, if resets { Intent::Reset } else { Intent::Close });

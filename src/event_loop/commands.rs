@@ -12,9 +12,14 @@ use std::time::Duration;
 use super::EventLoop;
 use super::messages::{Command, Load, Report};
 use super::state::{Mode, Pool, State};
-use crate::connection::Phase;
-use crate::driver::Driver;
+use crate::connection::{Phase, Sending};
+use crate::driver::{ConnectionIndex, Driver};
+use crate::http::Rejection;
 use ringhorn_exchange::LoopEnd;
+
+/// How long what is said at a drain's end may take to leave. By taste: half of what the supervisor
+/// waits for it (`supervisor/serve.rs`, `DRAIN_GRACE`).
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 impl<D: Driver> EventLoop<D> {
     /// Carries out what the supervisor asked since the last turn.
@@ -61,10 +66,17 @@ impl<D: Driver> EventLoop<D> {
         }
         self.disarm_accepts();
         self.remove_listeners();
-        let is_over = self.state.now_ns >= self.drain_ends_ns;
-        if !self.has_closed_idle || is_over {
+        let (now_ns, ends_ns) = (self.state.now_ns, self.drain_ends_ns);
+        if !self.has_closed_idle {
             self.has_closed_idle = true;
-            self.state.close_for_drain(is_over);
+            self.state.close_idle_for_drain();
+        }
+        if !self.has_refused_rest && now_ns >= ends_ns {
+            self.has_refused_rest = true;
+            self.state.refuse_for_drain();
+        }
+        if now_ns >= ends_ns.saturating_add(LAST_WORDS.as_nanos() as u64) {
+            self.state.cut_for_drain();
         }
         if self.state.table.open() == 0 && !self.has_drained {
             self.has_drained = true;
@@ -75,20 +87,56 @@ impl<D: Driver> EventLoop<D> {
 }
 
 impl State {
-    /// Closes idle connections; at the drain's end every other one too.
-    fn close_for_drain(&mut self, is_over: bool) {
+    fn close_idle_for_drain(&mut self) {
         for index in self.table.in_use() {
-            match self.table[index].phase {
-                Phase::Head if self.table[index].stashed() == 0 => self.begin_close(index),
-                Phase::Head | Phase::Body | Phase::Reply | Phase::OwnReply | Phase::Drain
-                    if is_over =>
-                {
-                    self.table[index].linger = false;
-                    self.give_up(index, "graceful-timeout");
-                }
-                _ => {}
+            if self.is_idle(index) {
+                self.close_idle(index);
             }
         }
+    }
+
+    fn is_idle(&self, index: ConnectionIndex) -> bool {
+        self.table[index].phase == Phase::Head && self.table[index].stashed() == 0
+    }
+
+    /// The drain's time is over: whoever waits for an answer of which nothing went out yet gets one
+    /// of the server's own, and whoever reads one is cut.
+    fn refuse_for_drain(&mut self) {
+        for index in self.table.in_use() {
+            match self.table[index].phase {
+                Phase::Head if self.is_idle(index) => self.close_idle(index),
+                Phase::Head | Phase::Body => self.refuse(index, STOPPING),
+                Phase::Reply if self.has_sent_nothing(index) => {
+                    let is_queued = self.is_queued(index);
+                    self.refuse(index, if is_queued { STOPPING } else { TOO_LATE });
+                }
+                Phase::Reply => self.cut(index),
+                Phase::OwnReply | Phase::Drain => {}
+                Phase::Accept | Phase::Close | Phase::Free => {}
+            }
+        }
+    }
+
+    fn has_sent_nothing(&self, index: ConnectionIndex) -> bool {
+        let connection = &self.table[index];
+        connection.reply.sent_bytes == 0
+            && matches!(connection.sending, Sending::Nothing | Sending::Continue)
+    }
+
+    fn cut_for_drain(&mut self) {
+        for index in self.table.in_use() {
+            match self.table[index].phase {
+                Phase::Head | Phase::Body | Phase::Reply | Phase::OwnReply | Phase::Drain => {
+                    self.cut(index);
+                }
+                Phase::Accept | Phase::Close | Phase::Free => {}
+            }
+        }
+    }
+
+    fn cut(&mut self, index: ConnectionIndex) {
+        self.table[index].linger = false;
+        self.give_up(index, "graceful-timeout");
     }
 
     /// Reports how much a pool has to do. Looks at every request in it: asked for now and then.
@@ -231,3 +279,7 @@ impl State {
 
 /// Lines of one loop a second in the server's log about clients' and listeners' faults.
 const INCIDENTS_PER_SECOND: u32 = 10;
+
+const STOPPING: Rejection = Rejection { status: 503, reason: "the server is stopping" };
+const TOO_LATE: Rejection =
+    Rejection { status: 504, reason: "the request did not finish within --graceful-timeout" };

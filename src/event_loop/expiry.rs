@@ -18,7 +18,7 @@ impl State {
         match self.table[index].phase {
             Phase::Head if self.table[index].is_head_begun => self.refuse(index, HEAD_TIMEOUT),
             // An idle connection, or one that never sent a byte.
-            Phase::Head => self.begin_close(index),
+            Phase::Head => self.close_idle(index),
             Phase::Body => self.on_body_timeout(index),
             Phase::Reply => self.on_reply_deadline(index),
             Phase::OwnReply | Phase::Drain => {
@@ -101,7 +101,7 @@ impl State {
     }
 
     /// Whether no seat has claimed the request yet.
-    fn is_queued(&mut self, index: ConnectionIndex) -> bool {
+    pub fn is_queued(&mut self, index: ConnectionIndex) -> bool {
         let Some((pool, _, slot)) = self.ticket(index) else { return false };
         pool.end.progress(slot).is_ok_and(|progress| progress.claimed_by.is_none())
     }

@@ -66,6 +66,8 @@ pub struct EventLoop<D: Driver> {
     pause_ends_ns: Option<u64>,
     is_disarmed: bool,
     has_closed_idle: bool,
+    /// The drain's time is over and whoever still waited was told.
+    has_refused_rest: bool,
     has_drained: bool,
     /// The bell rang since commands were last looked at.
     has_rung: bool,

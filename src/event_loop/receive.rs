@@ -20,7 +20,10 @@ impl State {
     /// Bytes arrived in a provided buffer.
     pub fn on_bytes(&mut self, index: ConnectionIndex, bytes: &[u8]) {
         match self.table[index].phase {
-            Phase::Head => self.on_head_bytes(index, bytes),
+            Phase::Head => {
+                self.keep_from_idle_close(index);
+                self.on_head_bytes(index, bytes);
+            }
             Phase::Body => self.on_body_bytes(index, bytes),
             Phase::Reply if !self.table[index].is_request_read() => {
                 self.on_body_bytes(index, bytes);
@@ -215,6 +218,7 @@ impl State {
                 }
             }
             Phase::Reply => self.watch(index),
+            Phase::Head if self.table[index].cancelling => self.step_idle_close(index),
             Phase::Head | Phase::Drain => self.intend(index, Intent::Receive { idle: true }),
             Phase::OwnReply | Phase::Accept | Phase::Free => {}
         }

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use ringhorn_exchange::{Impossible, Progress, ResponseEnd, Withdrawal};
 
+use super::accept::BACKLOG_QUIET;
 use super::messages::Report;
 use super::state::State;
 use crate::connection::reply::{OutBuffer, Reply};
@@ -267,9 +268,8 @@ impl State {
         let reply = &self.table[index].reply;
         let is_whole = end == ResponseEnd::Complete && reply.is_whole_at(reply.sent_bytes);
         let status = reply.statement.map_or(0, |statement| statement.status);
-        // A reply that let the connection be kept may end while the loop drains.
-        let is_kept = is_whole && self.keeps(index);
-        let keeps = is_kept && !(self.is_draining() && self.table[index].stashed() == 0);
+        // Also in a drain: a client that was told it may send its next request gets it answered.
+        let keeps = is_whole && self.keeps(index);
         if reply.statement.is_none() {
             // The worker gave up before it stated anything; it logged why.
             self.counters.replies_broken.add(1);
@@ -289,10 +289,9 @@ impl State {
             self.next_request(index);
         } else {
             let reads_on = !self.table[index].is_request_read() || self.table[index].stashed() > 0;
-            // A body that broke off may still be coming, and so may the next request of a client
-            // that was told it could.
+            // A body that broke off may still be coming.
             let connection = &mut self.table[index];
-            connection.linger = (connection.linger || reads_on || is_kept) && is_whole;
+            connection.linger = (connection.linger || reads_on) && is_whole;
             self.table[index].resets = !is_whole && self.table[index].reply.ends_by_closing();
             self.let_go(index);
             self.begin_close(index);
@@ -300,7 +299,7 @@ impl State {
     }
 
     /// The connection waits for its next request, or finds it in its stash.
-    fn next_request(&mut self, index: ConnectionIndex) {
+    pub fn next_request(&mut self, index: ConnectionIndex) {
         self.drop_body(index);
         let connection = &mut self.table[index];
         connection.phase = Phase::Head;
@@ -315,7 +314,9 @@ impl State {
         if !connection.receiving {
             self.intend(index, Intent::Receive { idle: true });
         }
-        self.set_deadline(index, self.settings.keep_alive_timeout);
+        let patience =
+            if self.is_draining() { BACKLOG_QUIET } else { self.settings.keep_alive_timeout };
+        self.set_deadline(index, patience);
     }
 
     /// The client will send nothing more while its request is in the exchange.

@@ -121,6 +121,7 @@ impl<D: Driver> EventLoop<D> {
             pause_ends_ns: None,
             is_disarmed: false,
             has_closed_idle: false,
+            has_refused_rest: false,
             has_drained: false,
             has_rung: true,
             requests_seen: 0,

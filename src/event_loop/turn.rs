@@ -11,6 +11,7 @@ use std::time::Duration;
 use ringhorn_exchange::Wake;
 
 use super::EventLoop;
+use super::accept::BACKLOG_QUIET;
 use super::state::{Ahead, Mode, State};
 use crate::connection::{Phase, Sending};
 use crate::driver::{Completion, ConnectionIndex, Driver, Kind};
@@ -225,6 +226,9 @@ impl<D: Driver> EventLoop<D> {
                 }
                 errno::ENOBUFS => {
                     self.state.counters.buffers_dry.add(1);
+                    if self.state.keep_from_idle_close(index) {
+                        self.state.set_deadline(index, BACKLOG_QUIET);
+                    }
                     self.state.starving.push_back(index);
                 }
                 errno::ECANCELED => self.state.on_cancelled(index),

@@ -31,7 +31,7 @@ impl SimDriver {
         world.forget_peers();
         for operation in std::mem::take(&mut world.queue) {
             world.counters.submitted += 1;
-            world.execute(operation);
+            world.execute(operation, &mut self.buffers);
         }
         world.progress(&mut self.buffers)?;
         if world.done.is_empty() && wait != Some(Duration::ZERO) {
@@ -89,15 +89,20 @@ impl World {
         }
     }
 
-    fn execute(&mut self, operation: Operation) {
+    fn execute(&mut self, operation: Operation, buffers: &mut [Vec<u8>]) {
         match operation {
             Operation::Accept { listener, token } => {
                 self.slots[token.connection as usize].accept = Some((listener, token));
                 self.listeners[listener].armed.push_back(token);
             }
-            Operation::Recv { token, into, wait_all } => {
+            Operation::Recv { token, into, wait_all, tries_first } => {
                 let armed = ArmedRecv { token, into, wait_all, taken: 0 };
-                self.slots[token.connection as usize].recv = Some(armed);
+                let index = token.connection as usize;
+                self.slots[index].recv = Some(armed);
+                // It has what is there before an operation behind it, a cancel say, is looked at.
+                if tries_first {
+                    self.progress_recv(index, buffers);
+                }
             }
             Operation::Send { token, pieces, after, checksum } => {
                 let armed = ArmedSend { token, pieces, after, checksum, sent: 0 };

@@ -137,15 +137,16 @@ impl Driver for SimDriver {
         self.world.borrow().peer(connection)
     }
 
-    fn recv(&mut self, token: Token, _poll_first: bool) {
+    fn recv(&mut self, token: Token, poll_first: bool) {
         self.world.borrow_mut().check_recv(token);
-        self.ask(Operation::Recv { token, into: None, wait_all: false });
+        let tries_first = !poll_first;
+        self.ask(Operation::Recv { token, into: None, wait_all: false, tries_first });
     }
 
     unsafe fn recv_into(&mut self, token: Token, into: Piece, wait_all: bool) {
         self.world.borrow_mut().check_recv(token);
         self.world.borrow_mut().check_piece(into, "a receive");
-        self.ask(Operation::Recv { token, into: Some(into), wait_all });
+        self.ask(Operation::Recv { token, into: Some(into), wait_all, tries_first: false });
     }
 
     unsafe fn send(&mut self, token: Token, pieces: [Piece; 2], after: After) {

@@ -19,7 +19,7 @@ use crate::sys::eventfd::EventFd;
 /// Something the loop asked for, executed in the next turn.
 pub(super) enum Operation {
     Accept { listener: usize, token: Token },
-    Recv { token: Token, into: Option<Piece>, wait_all: bool },
+    Recv { token: Token, into: Option<Piece>, wait_all: bool, tries_first: bool },
     Send { token: Token, pieces: [Piece; 2], after: After, checksum: u64 },
     Close { token: Token },
     Shutdown { token: Token },

@@ -7,6 +7,7 @@ mod stage;
 
 mod bodies;
 mod clients;
+mod drain;
 mod faults;
 mod requests;
 mod timing;

@@ -1,25 +1,9 @@
 //! Requests that go well.
 
-use super::stage::{Stage, UWSGI, response};
+use super::stage::{Stage, UWSGI, packet, response};
 
 fn text(body: &[u8]) -> &str {
     std::str::from_utf8(body).unwrap()
-}
-
-/// A uwsgi packet of these variables.
-fn packet(variables: &[(&str, &str)]) -> Vec<u8> {
-    let mut body = Vec::new();
-    for (key, value) in variables {
-        for part in [key, value] {
-            body.extend_from_slice(&(part.len() as u16).to_le_bytes());
-            body.extend_from_slice(part.as_bytes());
-        }
-    }
-    let mut packet = vec![0];
-    packet.extend_from_slice(&(body.len() as u16).to_le_bytes());
-    packet.push(0);
-    packet.extend_from_slice(&body);
-    packet
 }
 
 #[test]

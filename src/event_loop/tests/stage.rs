@@ -224,6 +224,13 @@ impl Stage {
         self.settle();
     }
 
+    /// The supervisor says something.
+    pub fn command(&mut self, command: Command) {
+        self.commands.send(command).unwrap();
+        self.sim.ring_bell();
+        self.settle();
+    }
+
     /// Ends the play: everything closed, nothing left behind in driver, table or exchange.
     pub fn finish(mut self) {
         self.commands.send(Command::Drain { within: Duration::from_secs(1) }).unwrap();
@@ -412,6 +419,22 @@ fn attach(end: &LoopEnd, seats: &SeatTable, number: u16) -> Seat {
 fn owned(bell: &EventFd) -> OwnedFd {
     use std::os::fd::AsFd as _;
     bell.as_fd().try_clone_to_owned().unwrap()
+}
+
+/// A uwsgi packet of these variables.
+pub fn packet(variables: &[(&str, &str)]) -> Vec<u8> {
+    let mut body = Vec::new();
+    for (key, value) in variables {
+        for part in [key, value] {
+            body.extend_from_slice(&(part.len() as u16).to_le_bytes());
+            body.extend_from_slice(part.as_bytes());
+        }
+    }
+    let mut packet = vec![0];
+    packet.extend_from_slice(&(body.len() as u16).to_le_bytes());
+    packet.push(0);
+    packet.extend_from_slice(&body);
+    packet
 }
 
 /// Status, head and body of the first response in `bytes`, and the rest.
