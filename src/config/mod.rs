@@ -24,4 +24,4 @@ pub use error::ConfigError;
 pub use lifecycle::{ControlPlace, Lifecycle, ReloadStrategy};
 pub use resolved::{Concurrency, Config, CpuAffinity, LogTarget};
 pub use said::{Asked, Environment, Options};
-pub use settings::{HeadLimits, ListenerFacts, ListenerProtocol, LoopSettings};
+pub use settings::{HeadLimits, HealthPaths, ListenerFacts, ListenerProtocol, LoopSettings};

@@ -95,6 +95,7 @@ pub const SECTIONS: &[&str] = &[
     TIMEOUTS,
     BODIES,
     OVERLOAD,
+    HEALTH,
     TRUST,
     LOGS,
 ];
@@ -107,6 +108,7 @@ const REQUESTS: &str = "Limits of a request";
 const TIMEOUTS: &str = "Timeouts";
 const BODIES: &str = "Buffers and spool files";
 const OVERLOAD: &str = "Overload";
+const HEALTH: &str = "Health";
 const TRUST: &str = "Trusted peers";
 const LOGS: &str = "Logs";
 
@@ -244,7 +246,11 @@ pub const ROWS: &[Row] = &[
         "Longest wait of a request for a free thread; 0 = any. Beyond it: 503 with Retry-After."),
     option(TIMEOUTS, "graceful-timeout", Takes::Seconds(0), "30",
         "How long requests in flight may take to finish after TERM, and those of a worker that is \
-         replaced."),
+         replaced. After TERM counted from the end of `--shutdown-delay`; beyond it: 503 if no \
+         thread had the request yet, 504 if one had."),
+    option(TIMEOUTS, "shutdown-delay", Takes::Seconds(0), "0",
+        "How long everything is served on after TERM before the stop begins. Readiness \
+         (`--ready-path`) is false meanwhile, so that a load balancer sends clients elsewhere."),
     option(TIMEOUTS, "startup-timeout", Takes::Seconds(0), "60",
         "How long a worker may take until it is ready; 0 = any. Beyond it, it is stopped, with \
          where it hangs in the log."),
@@ -268,6 +274,17 @@ pub const ROWS: &[Row] = &[
         "Most requests queued and running. Beyond it: 503 with Retry-After."),
     option(OVERLOAD, "max-connections", Takes::Number(1, limits::CONNECTIONS_MAX as u64), "16384",
         "Most open connections, idle ones included. Beyond it, new ones wait in the backlog."),
+
+    option(HEALTH, "health-path", Takes::Text("PATH"), "",
+        "Path that the server itself answers with 200 while it lives, such as `/-/healthz`. Over \
+         HTTP and uwsgi, without Python: also while every worker hangs and before the first one is \
+         ready. Compared with PATH_INFO as a whole; GET and HEAD only. Leaves no line in the access \
+         log. Default: none."),
+    option(HEALTH, "ready-path", Takes::Text("PATH"), "",
+        "Path that the server itself answers with 200 while it would serve, such as `/-/readyz`. \
+         Else with 503 and why: no worker is ready, `--max-inflight` is reached, or the server is \
+         stopping. Otherwise as `--health-path`. With either of them connections are accepted from \
+         the start, and what comes before the first worker is ready waits in the queue."),
 
     option(TRUST, "forwarded-allow-ips", Takes::Text("LIST"), "127.0.0.1,::1",
         "Peers whose X-Forwarded-Proto and X-Request-ID are believed. Addresses and networks, `*` \

@@ -8,8 +8,8 @@ use std::time::Duration;
 use super::said::Environment;
 use super::value::{self, Amount};
 use super::{
-    AddressSet, Bind, ConfigError, HeadLimits, Lifecycle, ListenerFacts, LoopSettings, Options,
-    limits, options,
+    AddressSet, Bind, ConfigError, HeadLimits, HealthPaths, Lifecycle, ListenerFacts, LoopSettings,
+    Options, limits, options,
 };
 use crate::log::AccessFormat;
 
@@ -48,6 +48,8 @@ pub struct Config {
     pub graceful_timeout: Duration,
     /// When and how workers are replaced.
     pub lifecycle: Lifecycle,
+    /// `--shutdown-delay`.
+    pub shutdown_delay: Duration,
     /// `--access-logfile` with `--access-logformat`.
     pub access_log: Option<(LogTarget, AccessFormat)>,
     /// `--error-logfile`.
@@ -126,6 +128,7 @@ impl Config {
             cpu_affinity: read.cpu_affinity()?,
             graceful_timeout: read.seconds("graceful-timeout")?,
             lifecycle: Lifecycle::read(&read)?,
+            shutdown_delay: read.seconds("shutdown-delay")?,
             access_log: read.access_log()?,
             error_log: read.log_target("error-logfile").unwrap_or(LogTarget::Standard),
             log_level: read.text("log-level").to_owned(),
@@ -406,9 +409,27 @@ impl Reader<'_> {
                 .unwrap_or_else(|| self.default_spool_dir(environment)),
             forwarded_allow: self.addresses("forwarded-allow-ips")?,
             uwsgi_allow: self.addresses("uwsgi-allow-from")?,
+            health: self.health_paths()?,
             listeners: Vec::new(),
             access: None,
         })
+    }
+
+    fn health_paths(&self) -> Result<HealthPaths, ConfigError> {
+        let read = |name: &str| -> Result<Option<Box<[u8]>>, ConfigError> {
+            let Some(said) = self.said.one(name) else { return Ok(None) };
+            self.refusing(name, value::path_info(said))?;
+            Ok(Some(said.as_bytes().into()))
+        };
+        let paths = HealthPaths { alive: read("health-path")?, ready: read("ready-path")? };
+        if paths.alive.is_some() && paths.alive == paths.ready {
+            let path = self.text("health-path");
+            return Err(ConfigError::new(
+                format!("--health-path and --ready-path are both {path}"),
+                "they answer different questions: name two, such as /-/healthz and /-/readyz",
+            ));
+        }
+        Ok(paths)
     }
 
     fn default_spool_dir(&self, environment: &Environment) -> PathBuf {

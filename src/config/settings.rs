@@ -50,10 +50,28 @@ pub struct LoopSettings {
     pub forwarded_allow: AddressSet,
     /// Peers that may speak uwsgi over TCP. Unix sockets are governed by their mode.
     pub uwsgi_allow: AddressSet,
+    /// Paths that the loop itself answers.
+    pub health: HealthPaths,
     /// One entry a listener, in the order in which the loop is given them.
     pub listeners: Vec<ListenerFacts>,
     /// What an access record needs from the head; `None`: no access log, make no records.
     pub access: Option<AccessCaptures>,
+}
+
+/// Paths that tell how the server is, compared with PATH_INFO; `None`: not asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HealthPaths {
+    /// `--health-path`: 200 as long as the loop turns.
+    pub alive: Option<Box<[u8]>>,
+    /// `--ready-path`: 200 while requests would be served, else 503.
+    pub ready: Option<Box<[u8]>>,
+}
+
+impl HealthPaths {
+    /// Whether there is any.
+    pub fn is_asked_for(&self) -> bool {
+        self.alive.is_some() || self.ready.is_some()
+    }
 }
 
 /// Bounds of a request head (line, fields) as the HTTP codec and, for `bytes`, the uwsgi codec keep

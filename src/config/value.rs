@@ -107,6 +107,20 @@ pub fn seconds(text: &str, lowest: u64) -> Result<Duration, String> {
         .ok_or_else(|| format!("it is a number of seconds from {lowest} to {TIMEOUT_SECONDS_MAX}"))
 }
 
+/// A path as PATH_INFO says it: decoded, without query.
+///
+/// # Errors
+/// The form.
+pub fn path_info(text: &str) -> Result<(), String> {
+    let is_path = text.starts_with('/')
+        && !text.contains(['?', '#', '%'])
+        && !text.chars().any(char::is_control);
+    if is_path {
+        return Ok(());
+    }
+    Err("it is a path such as /-/healthz: from its slash on, without query, decoded (no %)".into())
+}
+
 /// A core list: `0,2,4-7`, in the order said.
 ///
 /// # Errors

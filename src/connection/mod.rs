@@ -14,6 +14,7 @@
 //!   a [`Connection`] stays below [`CONNECTION_BYTES_MAX`].
 
 pub mod body;
+pub mod health;
 pub mod refusal;
 pub mod reply;
 
@@ -37,7 +38,7 @@ pub enum Phase {
     Body,
     /// The reply of a request in the exchange, or its last bytes to leave.
     Reply,
-    /// The last bytes of an answer of the server itself (a refusal) to leave.
+    /// The last bytes of an answer of the server itself (a refusal, its health) to leave.
     OwnReply,
     /// The end of the client's input, bounded, before the descriptor is closed.
     Drain,
@@ -56,7 +57,7 @@ pub enum Sending {
     Buffer,
     /// `100 Continue`.
     Continue,
-    /// A refusal or pong: [`Extra::own`].
+    /// A refusal, pong or health answer: [`Extra::own`].
     Own,
 }
 
@@ -147,7 +148,7 @@ pub struct Extra {
     pub head: Vec<u8>,
     /// The request body, while any of it is not in the exchange yet.
     pub body: Option<Body>,
-    /// A refusal, `100 Continue` or pong on its way out.
+    /// A refusal, `100 Continue`, pong or health answer on its way out.
     pub own: Vec<u8>,
     /// A slow reader's response bytes.
     pub out: Option<OutBuffer>,

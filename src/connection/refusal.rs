@@ -53,7 +53,7 @@ pub fn write_refusal(out: &mut Vec<u8>, rejection: Rejection, shape: RefusalShap
     }
 }
 
-fn three_digits(status: u16) -> [u8; 3] {
+pub(super) fn three_digits(status: u16) -> [u8; 3] {
     let digit = |place: u16| b'0' + (status / place % 10) as u8;
     [digit(100), digit(10), digit(1)]
 }

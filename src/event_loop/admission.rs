@@ -73,6 +73,9 @@ impl State {
     ) -> usize {
         self.wheel.clear(&mut self.table, index);
         self.table[index].is_head_begun = false;
+        if let Some(answer) = self.health_answer(head) {
+            return self.answer_health(index, head, body, answer, input.len());
+        }
         self.capture(index, head);
         let rest = &input[body.head_bytes..];
         match body.framing {
@@ -176,10 +179,10 @@ impl State {
 
 /// What a head says about its body.
 #[derive(Clone, Copy)]
-struct RequestBody {
-    framing: BodyFraming,
+pub(super) struct RequestBody {
+    pub framing: BodyFraming,
     /// Bytes of the head at the front of the input.
-    head_bytes: usize,
+    pub head_bytes: usize,
     /// The client waits for `100 Continue`.
-    expects: bool,
+    pub expects: bool,
 }

@@ -31,6 +31,7 @@ impl<D: Driver> EventLoop<D> {
                         self.state.mode = Mode::Open;
                     }
                 }
+                Command::Readiness(readiness) => self.state.readiness = readiness,
                 Command::WorkerJoined { pool, seats } => {
                     self.state.pools[usize::from(pool)].end.worker_joined(seats);
                 }

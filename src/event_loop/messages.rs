@@ -19,6 +19,8 @@ use crate::log::AccessRecord;
 pub enum Command {
     /// The first worker is READY: accept.
     OpenAccepts,
+    /// How ready the server is changed.
+    Readiness(Readiness),
     /// A worker is READY and its seats may be woken.
     WorkerJoined {
         /// Which pool.
@@ -73,6 +75,15 @@ pub struct Load {
     pub running: u32,
     /// How long the oldest of those that wait has waited.
     pub longest_wait: Duration,
+}
+
+/// What the supervisor knows of the server's readiness; the rest a loop sees itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Readiness {
+    /// Workers that are READY.
+    pub workers: u32,
+    /// The end was asked for: new clients should go elsewhere, although they are still served.
+    pub is_stopping: bool,
 }
 
 /// From a loop to the supervisor.

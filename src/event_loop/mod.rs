@@ -10,6 +10,7 @@
 //! | `accept.rs` | accept completion → a connection |
 //! | `receive.rs` | bytes → codec → head, body or rest |
 //! | `admission.rs` | head → refused, gathered or dispatched |
+//! | `health.rs` | head of a health path → answered here |
 //! | `gather.rs` | bodies in memory, in spool files, into the ring |
 //! | `dispatch.rs`, `request_record.rs`, `uwsgi_record.rs` | slot, record, ready queue |
 //! | `reply.rs` | news → send → slot given back → next request or close |
@@ -30,6 +31,7 @@ pub mod deadlines;
 mod dispatch;
 mod expiry;
 mod gather;
+mod health;
 #[allow(unsafe_code)] // Operations borrow memory until their completion; see the file.
 mod intents;
 pub mod messages;
@@ -42,7 +44,7 @@ mod table;
 mod turn;
 mod uwsgi_record;
 
-pub use messages::{Command, Load, Report};
+pub use messages::{Command, Load, Readiness, Report};
 pub use start::{LoopSetup, connection_numbers, start};
 
 use accept::Listener;
@@ -69,8 +71,8 @@ pub struct EventLoop<D: Driver> {
     /// The drain's time is over and whoever still waited was told.
     has_refused_rest: bool,
     has_drained: bool,
-    /// The bell rang since commands were last looked at.
-    has_rung: bool,
+    /// It has not turned yet.
+    is_fresh: bool,
     /// Requests counted when pages were last looked at, when to look next, and until when.
     requests_seen: u64,
     pages_next_ns: u64,

@@ -31,6 +31,10 @@ impl State {
             // Pipelined behind the request in flight, or the watch on a waiting client heard it.
             Phase::Reply => self.table[index].extra().stash.extend_from_slice(bytes),
             Phase::Drain => self.on_drained(index, bytes.len()),
+            // Pipelined behind a health answer.
+            Phase::OwnReply if self.table[index].keep_alive => {
+                self.table[index].extra().stash.extend_from_slice(bytes);
+            }
             Phase::OwnReply => self.intend(index, Intent::Receive { idle: true }),
             Phase::Close | Phase::Free | Phase::Accept => self.step_close(index),
         }
@@ -78,7 +82,11 @@ impl State {
     }
 
     fn is_keeping_input(&self, index: ConnectionIndex) -> bool {
-        matches!(self.table[index].phase, Phase::Head | Phase::Body | Phase::Reply)
+        match self.table[index].phase {
+            Phase::Head | Phase::Body | Phase::Reply => true,
+            Phase::OwnReply => self.table[index].keep_alive,
+            Phase::Free | Phase::Accept | Phase::Drain | Phase::Close => false,
+        }
     }
 
     /// Parses one request at the front of `input`; returns how many bytes were consumed.

@@ -98,15 +98,22 @@ fn write_path(
     path: &[u8],
     scratch: &mut Vec<u8>,
 ) -> Result<(), Rejection> {
+    record.known(KeyId::PATH_INFO, path_info(path, scratch)?);
+    Ok(())
+}
+
+/// The path of an HTTP target as PATH_INFO: decoded.
+///
+/// # Errors
+/// Its escapes are malformed: 400.
+pub fn path_info<'a>(path: &'a [u8], scratch: &'a mut Vec<u8>) -> Result<&'a [u8], Rejection> {
     // `OPTIONS *` asks about no path: PATH_INFO is empty or begins with a slash (PEP 3333).
     let path = if path == b"*" { b"" } else { path };
     if memchr::memchr(b'%', path).is_none() {
-        record.known(KeyId::PATH_INFO, path);
-        return Ok(());
+        return Ok(path);
     }
     scratch.resize(path.len(), 0);
-    record.known(KeyId::PATH_INFO, percent_decode(path, scratch)?);
-    Ok(())
+    percent_decode(path, scratch)
 }
 
 fn write_peer(record: &mut RecordWriter<'_>, facts: &RecordFacts<'_>, scratch: &mut Vec<u8>) {

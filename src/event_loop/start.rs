@@ -20,7 +20,7 @@ use ringhorn_exchange::LoopEnd;
 use super::EventLoop;
 use super::accept::{ACCEPTS_ARMED, Listener};
 use super::deadlines::TimerWheel;
-use super::messages::{Command, Report};
+use super::messages::{Command, Readiness, Report};
 use super::state::{Budget, Mode, Pool, RequestIds, State};
 use super::table::Table;
 use crate::config::LoopSettings;
@@ -123,7 +123,7 @@ impl<D: Driver> EventLoop<D> {
             has_closed_idle: false,
             has_refused_rest: false,
             has_drained: false,
-            has_rung: true,
+            is_fresh: true,
             requests_seen: 0,
             pages_next_ns: 0,
             pages_until_ns: 0,
@@ -155,7 +155,9 @@ fn state(setup: LoopSetup, now_ns: u64) -> State {
         disk: Budget::new(settings.share(settings.spool_disk_bytes_max)),
         inflight: 0,
         inflight_max: u32::try_from(inflight_max).unwrap_or(u32::MAX),
-        mode: Mode::Closed,
+        // Health is told before anybody can be served; other requests wait in the queue.
+        mode: if settings.health.is_asked_for() { Mode::Open } else { Mode::Closed },
+        readiness: Readiness::default(),
         now_ns,
         commands: setup.commands,
         reports: setup.reports,

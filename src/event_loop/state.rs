@@ -17,7 +17,7 @@ use ringhorn_exchange::{Impossible, LoopEnd, Wake};
 
 use super::accept::ACCEPTS_ARMED;
 use super::deadlines::TimerWheel;
-use super::messages::{Command, Report};
+use super::messages::{Command, Readiness, Report};
 use super::table::Table;
 use crate::config::{ListenerFacts, ListenerProtocol, LoopSettings};
 use crate::connection::{Connection, Intent, Ticket};
@@ -27,7 +27,7 @@ use crate::metrics::LoopCounters;
 /// Whether the loop takes new connections and keeps old ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// No worker is ready yet: listeners hold the clients.
+    /// No worker is ready yet and nobody asked for health paths: listeners hold the clients.
     Closed,
     /// Accepting and serving.
     Open,
@@ -219,6 +219,8 @@ pub struct State {
     pub inflight_max: u32,
     /// What the loop does with clients.
     pub mode: Mode,
+    /// What the supervisor said last of the workers.
+    pub readiness: Readiness,
     /// Monotonic time of this turn, nanoseconds.
     pub now_ns: u64,
     /// Commands from the supervisor.

@@ -20,6 +20,10 @@ use crate::sys::{allocator, errno};
 /// While a ready queue is not empty its loop never sleeps longer (docs/exchange.md, "Batching").
 const QUEUE_PATIENCE: Duration = Duration::from_micros(500);
 
+/// The same while no worker is READY: nobody claims, so nobody leaves a bell alone. The first one
+/// may claim a moment before the supervisor says so; this is how long its replies may wait then.
+const UNATTENDED_PATIENCE: Duration = Duration::from_millis(20);
+
 /// How often idle slots are looked at for pages to give back.
 const PAGES_STEP: Duration = Duration::from_secs(1);
 
@@ -73,7 +77,8 @@ impl<D: Driver> EventLoop<D> {
         for pool in 0..self.state.pools.len() {
             self.state.sweep(pool);
         }
-        if std::mem::take(&mut self.has_rung) {
+        if std::mem::take(&mut self.is_fresh) {
+            // What was rung for before the bell was watched.
             self.take_commands();
         }
         self.expire();
@@ -134,7 +139,7 @@ impl<D: Driver> EventLoop<D> {
     }
 
     /// Wakes seats for what was queued and decides how long the driver may wait.
-    fn prepare_sleep(&mut self) -> Option<Duration> {
+    pub(super) fn prepare_sleep(&mut self) -> Option<Duration> {
         let ahead = Ahead {
             has_more: self.driver.has_more(),
             has_unsubmitted: self.driver.has_unsubmitted(),
@@ -166,7 +171,8 @@ impl<D: Driver> EventLoop<D> {
 
     fn on_completion(&mut self, completion: Completion) {
         if completion.kind == Kind::Bell {
-            self.has_rung = true;
+            // Before what came behind it: a client may have been told by now what is commanded.
+            self.take_commands();
             return;
         }
         if self.state.table.find(completion.token).is_none() {
@@ -252,10 +258,7 @@ impl State {
             Sending::Continue if result < 0 => self.on_reset(index),
             // The reply may be there already.
             Sending::Continue => self.pump(index),
-            Sending::Own if connection.phase == Phase::OwnReply => {
-                connection.gone |= result < 0;
-                self.begin_close(index);
-            }
+            Sending::Own if connection.phase == Phase::OwnReply => self.on_own_sent(index, result),
             Sending::Own | Sending::Nothing => self.step_close(index),
         }
     }
@@ -288,6 +291,7 @@ impl State {
         match sleeps {
             Ok((_, false)) => Some(Duration::ZERO),
             Ok((true, true)) => None,
+            Ok((false, true)) if self.readiness.workers == 0 => Some(UNATTENDED_PATIENCE),
             Ok((false, true)) => Some(QUEUE_PATIENCE),
             Err(impossible) => {
                 self.report_impossible(pool as u8, impossible);

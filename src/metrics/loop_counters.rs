@@ -37,6 +37,8 @@ pub struct LoopCounters {
     pub peers_refused: Counter,
     /// Requests handed to the exchange.
     pub requests: Counter,
+    /// Requests for a health path, answered by the loop.
+    pub health_answers: Counter,
     /// Seats woken for requests that waited.
     pub seats_woken: Counter,
     /// Requests whose reply went out whole.

@@ -130,6 +130,14 @@ impl<'a> Pool<'a> {
         self.was_ever_ready
     }
 
+    /// How many workers are READY and not told to leave.
+    pub fn ready_workers(&self) -> u32 {
+        let is_ready = |worker: &&Worker| {
+            matches!(worker.phase, Phase::Ready(_)) && worker.leaves_until.is_none()
+        };
+        self.workers.values().filter(is_ready).count() as u32
+    }
+
     /// Whether no worker process is left.
     pub fn is_empty(&self) -> bool {
         self.workers.is_empty()

@@ -23,7 +23,7 @@ use super::scaling::Scaling;
 use crate::config::{Concurrency, Config, LoopSettings};
 use crate::control::socket::ControlSocket;
 use crate::control::{Reply, Request};
-use crate::event_loop::{Command, Report};
+use crate::event_loop::{Command, Readiness, Report};
 use crate::log::AccessRecord;
 use crate::sys::eventfd::EventFd;
 use crate::sys::process;
@@ -71,6 +71,8 @@ pub struct Supervisor<'a> {
 enum Stage {
     /// It serves, or will once a worker is READY.
     Serving,
+    /// The end was asked for: readiness is false, everything is served on until then.
+    Delaying { until: Instant },
     /// Loops finish what is in flight; after the moment they are not waited for.
     Draining { loops_left: u64, until: Instant },
     /// Workers end; after the moment they are killed.
@@ -80,9 +82,15 @@ enum Stage {
 }
 
 impl Stage {
+    /// New clients are served.
+    fn serves(self) -> bool {
+        matches!(self, Stage::Serving | Stage::Delaying { .. })
+    }
+
     fn word(self) -> &'static str {
         match self {
             Stage::Serving => "serving",
+            Stage::Delaying { .. } => "about to stop",
             Stage::Draining { .. } => "draining",
             Stage::Stopping { .. } | Stage::Killing => "stopping",
         }
@@ -95,7 +103,16 @@ struct Course {
     stage: Stage,
     fetch_at: Option<Instant>,
     reports_dropped: u64,
-    stop_asked: Option<Instant>,
+    drain_began: Option<Instant>,
+    /// What loops were told last.
+    readiness: Readiness,
+}
+
+impl Course {
+    /// Workers are told to end, or were killed.
+    fn is_stopping(&self) -> bool {
+        matches!(self.stage, Stage::Stopping { .. } | Stage::Killing)
+    }
 }
 
 impl Supervisor<'_> {
@@ -108,7 +125,8 @@ impl Supervisor<'_> {
             stage: Stage::Serving,
             fetch_at: self.access_log.as_ref().map(|_| Instant::now() + FETCH_LATER),
             reports_dropped: 0,
-            stop_asked: None,
+            drain_began: None,
+            readiness: Readiness::default(),
         };
         let mut end = Ok(());
         loop {
@@ -152,25 +170,37 @@ impl Supervisor<'_> {
         if course.fetch_at.is_some_and(|at| at <= now) {
             self.fetch_reports(course)?;
         }
-        if matches!(course.stage, Stage::Serving | Stage::Draining { .. }) {
+        if self.needs_workers(course) {
             self.pool.tend(now, &self.events);
         }
-        if course.stage == Stage::Serving {
+        if course.stage.serves() {
             self.scaling.step(now, &self.loops, &mut self.pool)?;
         }
-        self.advance(course, now);
-        let is_stopping = matches!(course.stage, Stage::Stopping { .. } | Stage::Killing);
-        Ok(is_stopping && self.pool.is_empty())
+        self.advance(course, now)?;
+        self.tell_readiness(course)?;
+        Ok(course.is_stopping() && self.pool.is_empty())
+    }
+
+    /// Tells loops how ready the server is, when that changed.
+    fn tell_readiness(&self, course: &mut Course) -> Result<(), Fault> {
+        let is_stopping = course.stage != Stage::Serving;
+        let readiness = Readiness { workers: self.pool.ready_workers(), is_stopping };
+        if readiness == course.readiness {
+            return Ok(());
+        }
+        course.readiness = readiness;
+        self.loops.command(|_| Command::Readiness(readiness))
     }
 
     fn next_due(&self, course: &Course) -> Option<Instant> {
-        let (pool, stage) = match course.stage {
-            Stage::Serving => (self.pool.next_due(), None),
-            Stage::Draining { until, .. } => (self.pool.next_due(), Some(until)),
-            Stage::Stopping { until } => (None, Some(until)),
-            Stage::Killing => (None, None),
+        let pool = self.needs_workers(course).then(|| self.pool.next_due()).flatten();
+        let stage = match course.stage {
+            Stage::Serving | Stage::Killing => None,
+            Stage::Delaying { until }
+            | Stage::Draining { until, .. }
+            | Stage::Stopping { until } => Some(until),
         };
-        let scaling = (course.stage == Stage::Serving).then(|| self.scaling.next_due()).flatten();
+        let scaling = course.stage.serves().then(|| self.scaling.next_due()).flatten();
         [pool, stage, course.fetch_at, scaling].into_iter().flatten().min()
     }
 
@@ -179,7 +209,7 @@ impl Supervisor<'_> {
             Event::Signal(signal) => self.handle(signal, course),
             Event::Said { worker, message } => {
                 match self.pool.said(worker, message, Some(&self.loops))? {
-                    Turn::FirstReady if course.stage == Stage::Serving => self.open(),
+                    Turn::FirstReady if course.stage == Stage::Serving => self.open(course),
                     Turn::Changed(path) => {
                         self.reload(course, &format!("{path} changed"), None);
                         Ok(())
@@ -205,7 +235,8 @@ impl Supervisor<'_> {
     }
 
     /// The first worker is READY.
-    fn open(&mut self) -> Result<(), Fault> {
+    fn open(&mut self, course: &mut Course) -> Result<(), Fault> {
+        self.tell_readiness(course)?;
         self.loops.command(|_| Command::OpenAccepts)?;
         let (workers, threads) = (self.concurrency.workers, self.concurrency.threads);
         let of = if threads == 1 { String::new() } else { format!(" of {threads} threads") };
@@ -218,10 +249,7 @@ impl Supervisor<'_> {
         match signal {
             Signal::Term => self.handle_term(course),
             Signal::Int | Signal::Quit => {
-                if course.stage != Stage::Killing {
-                    tracing::info!("stopping at once");
-                    self.stop_workers(course, false);
-                }
+                self.stop_at_once(course);
                 Ok(())
             }
             Signal::Usr1 => {
@@ -247,22 +275,53 @@ impl Supervisor<'_> {
 
     fn handle_term(&mut self, course: &mut Course) -> Result<(), Fault> {
         if course.stage != Stage::Serving {
+            self.stop_at_once(course);
             return Ok(());
         }
-        let within = self.config.graceful_timeout;
+        let (now, delay) = (Instant::now(), self.config.shutdown_delay);
+        if !self.pool.was_ever_ready() {
+            // Nobody could be served yet: who waits in the queue is told so.
+            return self.begin_drain(course, now, Duration::ZERO);
+        }
+        if delay.is_zero() {
+            return self.begin_drain(course, now, self.config.graceful_timeout);
+        }
+        tracing::info!("not ready from now on; stopping gracefully in {delay:?}");
+        course.stage = Stage::Delaying { until: now + delay };
+        Ok(())
+    }
+
+    fn begin_drain(
+        &mut self,
+        course: &mut Course,
+        now: Instant,
+        within: Duration,
+    ) -> Result<(), Fault> {
         tracing::info!("stopping gracefully, within {within:?}");
         self.pool.close();
-        let now = Instant::now();
-        course.stop_asked = Some(now);
-        if !self.pool.was_ever_ready() {
-            self.stop_workers(course, true);
-            return Ok(());
-        }
+        course.drain_began = Some(now);
         self.loops.command(|_| Command::Drain { within })?;
         self.listeners.close();
         let loops_left = u64::MAX >> (64 - u32::from(self.loops.count()));
         course.stage = Stage::Draining { loops_left, until: now + within + DRAIN_GRACE };
         Ok(())
+    }
+
+    /// Whether a worker that is missing is started: a drain needs them too, unless there never was
+    /// one.
+    fn needs_workers(&self, course: &Course) -> bool {
+        match course.stage {
+            Stage::Serving | Stage::Delaying { .. } => true,
+            Stage::Draining { .. } => self.pool.was_ever_ready(),
+            Stage::Stopping { .. } | Stage::Killing => false,
+        }
+    }
+
+    fn stop_at_once(&mut self, course: &mut Course) {
+        if course.stage != Stage::Killing {
+            tracing::info!("stopping at once");
+            self.stop_workers(course, false);
+        }
     }
 
     fn reopen_logs(&self) {
@@ -320,7 +379,7 @@ impl Supervisor<'_> {
         self.pool.close();
         self.pool.stop_all(graceful);
         let now = Instant::now();
-        let graceful_end = course.stop_asked.map(|asked| asked + self.config.graceful_timeout);
+        let graceful_end = course.drain_began.map(|began| began + self.config.graceful_timeout);
         let until = match graceful_end.filter(|_| graceful) {
             Some(end) => end.max(now + STOP_GRACE),
             None => now + STOP_GRACE,
@@ -329,8 +388,11 @@ impl Supervisor<'_> {
     }
 
     /// Moves a stop on when its time is over.
-    fn advance(&mut self, course: &mut Course, now: Instant) {
+    fn advance(&mut self, course: &mut Course, now: Instant) -> Result<(), Fault> {
         match course.stage {
+            Stage::Delaying { until } if until <= now => {
+                self.begin_drain(course, now, self.config.graceful_timeout)?;
+            }
             Stage::Draining { loops_left, until } if loops_left == 0 || until <= now => {
                 if loops_left != 0 {
                     tracing::warn!("event loops did not finish in time, what is left is cut");
@@ -346,11 +408,12 @@ impl Supervisor<'_> {
             }
             _ => {}
         }
+        Ok(())
     }
 
     /// One reaper for all children.
     fn reap(&mut self, course: &Course) -> Result<(), Fault> {
-        let is_stopping = matches!(course.stage, Stage::Stopping { .. } | Stage::Killing);
+        let is_stopping = !self.needs_workers(course);
         let cannot = |error: std::io::Error| {
             Fault::new(ExitCode::Runtime, format!("cannot wait for children: {error}"), "")
         };
@@ -413,8 +476,7 @@ impl Supervisor<'_> {
 
     /// New segments for a condemned pool whose workers are dead everywhere; others start with them.
     fn replace_memory(&mut self, course: &Course) -> Result<(), Fault> {
-        let is_stopping = matches!(course.stage, Stage::Stopping { .. } | Stage::Killing);
-        if is_stopping || !self.pool.is_replaceable() {
+        if course.is_stopping() || !self.pool.is_replaceable() {
             return Ok(());
         }
         let seats = self.pool.seats();

@@ -356,11 +356,11 @@ pub(crate) fn chunk_line(size: usize, line: &mut [u8; CHUNK_BYTES_MAX]) -> usize
 }
 
 /// Bytes of a Date field's value.
-pub(crate) const DATE_BYTES: usize = 29;
+pub const DATE_BYTES: usize = 29;
 
 /// Formats seconds since 1970 as an IMF-fixdate (RFC 9110 §5.6.7), for example
 /// `Sun, 06 Nov 1994 08:49:37 GMT`.
-pub(crate) fn format_date(seconds: u64) -> [u8; DATE_BYTES] {
+pub fn format_date(seconds: u64) -> [u8; DATE_BYTES] {
     const DAYS: &[u8; 21] = b"ThuFriSatSunMonTueWed";
     const MONTHS: &[u8; 36] = b"JanFebMarAprMayJunJulAugSepOctNovDec";
     let (days, second) = (seconds / 86_400, seconds % 86_400);

@@ -146,7 +146,7 @@ pub use keys::KeyId;
 #[cfg(not(loom))]
 pub use {
     fork::is_forked,
-    framing::HeadError,
+    framing::{DATE_BYTES, HeadError, format_date},
     loop_end::{
         Abandonment, BodyEnd, Counts, Impossible, LoopDescriptors, LoopEnd, Progress, QueueFull,
         RawPiece, Withdrawal,

@@ -9,5 +9,6 @@ mod bodies;
 mod clients;
 mod drain;
 mod faults;
+mod health;
 mod requests;
 mod timing;

@@ -12,9 +12,11 @@ use ringhorn_exchange::{
     SeatTable, WorkerEnd, WorkerSeats, WriteError,
 };
 
-use crate::config::{AddressSet, HeadLimits, ListenerFacts, ListenerProtocol, LoopSettings};
+use crate::config::{
+    AddressSet, HeadLimits, HealthPaths, ListenerFacts, ListenerProtocol, LoopSettings,
+};
 use crate::driver::sim::{Sim, SimClient, SimConfig, SimDriver};
-use crate::event_loop::messages::{Command, Report};
+use crate::event_loop::messages::{Command, Readiness, Report};
 use crate::event_loop::{EventLoop, LoopSetup};
 use crate::metrics::LoopCounters;
 use crate::sys::eventfd::EventFd;
@@ -94,6 +96,7 @@ pub fn settings() -> LoopSettings {
         spool_dir: std::env::temp_dir(),
         forwarded_allow: AddressSet::default(),
         uwsgi_allow: AddressSet::default(),
+        health: HealthPaths::default(),
         listeners: vec![listener(ListenerProtocol::Http), listener(ListenerProtocol::Uwsgi)],
         access: None,
     }
@@ -145,6 +148,8 @@ impl Stage {
             core: None,
         };
         let event_loop = EventLoop::new(setup, driver, now_ns).unwrap();
+        let ready = Readiness { workers: 1, is_stopping: false };
+        commands.send(Command::Readiness(ready)).unwrap();
         commands.send(Command::OpenAccepts).unwrap();
         let mut stage = Stage {
             event_loop,
