@@ -12,6 +12,7 @@ use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use core_affinity::CoreId;
 use crossbeam_channel::{Receiver, Sender};
@@ -66,21 +67,34 @@ pub fn connection_numbers(settings: &LoopSettings) -> u32 {
 /// Starts the loop's thread.
 ///
 /// # Errors
-/// The thread could not be started. What fails later comes as [`Report::Failed`].
+/// The thread could not be started. What fails later comes as [`Report::Failed`]. However the
+/// thread ends, the report channel is closed then and the supervisor rung.
 pub fn start(setup: LoopSetup, ring: PreparedUring) -> io::Result<JoinHandle<()>> {
     let name = format!("event-loop-{}", setup.index);
+    let last_ring = LastRing(setup.reports_bell.try_clone()?);
     std::thread::Builder::new().name(name).spawn(move || {
+        // Dropped last: behind the loop and both senders of its channel.
+        let _last_ring = last_ring;
         let (index, reports) = (setup.index, setup.reports.clone());
-        let bell = setup.reports_bell.try_clone();
         if let Err(error) = run(setup, ring) {
-            // The channel is the only way to say it; were it full or closed, the supervisor sees
-            // the thread end.
-            let _ = reports.send(Report::Failed { event_loop: index, error });
-            if let Ok(bell) = bell {
-                let _ = bell.ring();
-            }
+            // The channel is the only way to say it; were it full for so long, the supervisor still
+            // sees the thread end.
+            let _ = reports.send_timeout(Report::Failed { event_loop: index, error }, LAST_WORDS);
         }
     })
+}
+
+/// How long the last report waits for room.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Wakes the supervisor when the thread ends, whatever ends it.
+struct LastRing(EventFd);
+
+impl Drop for LastRing {
+    fn drop(&mut self) {
+        // A bell that cannot be rung is nobody's any more; the supervisor's next heartbeat looks.
+        let _ = self.0.ring();
+    }
 }
 
 fn run(setup: LoopSetup, ring: PreparedUring) -> io::Result<()> {

@@ -22,6 +22,8 @@ pub enum ExitCode {
     Worker = 4,
     /// The kernel refuses io_uring.
     IoUring = 5,
+    /// An event loop ended, broke or hangs.
+    EventLoop = 6,
 }
 
 /// A reason to end.
@@ -40,6 +42,16 @@ impl Fault {
     pub fn new(code: ExitCode, message: impl Into<String>, hint: impl Into<String>) -> Fault {
         Fault { code, message: message.into(), hint: hint.into() }
     }
+}
+
+/// What is said when an event loop is no more.
+pub fn dead_loop(index: u16, what: &str) -> Fault {
+    Fault::new(
+        ExitCode::EventLoop,
+        format!("event loop {index} {what}: the server ends"),
+        "let the init system start it again; this is a fault of ringhorn or its kernel: please \
+         report it with the log",
+    )
 }
 
 impl From<ConfigError> for Fault {

@@ -1,7 +1,8 @@
 //! The event loops as the supervisor sees them: started, commanded, listened to, joined.
 //!
 //! Invariants: a command is never lost (a loop that takes none for [`COMMAND_TIMEOUT`] is broken,
-//! and a server with a broken loop ends); every command is followed by a ring of the loop's bell.
+//! and a server with a broken loop ends); every command is followed by a ring of the loop's bell. A
+//! thread that ends unasked has closed its report channel and is found by the next look at it.
 //! Loops block every signal.
 
 use std::os::fd::OwnedFd;
@@ -9,10 +10,11 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 use ringhorn_exchange::LoopEnd;
 
-use super::fault::{ExitCode, Fault};
+use super::fault::{ExitCode, Fault, dead_loop};
+use super::heartbeat::{Heartbeat, SILENCE_MAX};
 use super::listeners::Listeners;
 use crate::config::{LoopSettings, limits};
 use crate::driver::uring::{PreparedUring, StartError, UringConfig, UringDriver, self_test};
@@ -39,6 +41,15 @@ struct LoopHandle {
     reports: Receiver<Report>,
     counters: Arc<LoopCounters>,
     thread: JoinHandle<()>,
+}
+
+/// What a look at the reports found.
+#[derive(Clone, Copy, Debug)]
+pub struct Fetched {
+    /// How many there were.
+    pub reports: usize,
+    /// A loop whose thread has ended; nothing more comes from it.
+    pub ended: Option<u16>,
 }
 
 /// Rings that the kernel granted, before anything else is started.
@@ -117,27 +128,52 @@ impl Loops {
             let sent = event_loop.commands.send_timeout(command, COMMAND_TIMEOUT);
             let rung = event_loop.bell.ring();
             if sent.is_err() || rung.is_err() {
-                return Err(Fault::new(
-                    ExitCode::Runtime,
-                    format!("event loop {index} takes no commands"),
-                    "this is a fault of ringhorn: please report it with the log",
-                ));
+                return Err(dead_loop(index as u16, "takes no commands"));
             }
         }
         Ok(())
     }
 
-    /// Takes every report that is there, a bounded number from each loop; returns how many.
-    pub fn reports(&self, mut take: impl FnMut(Report)) -> usize {
-        let mut taken = 0;
-        for event_loop in &self.loops {
+    /// Takes every report that is there, a bounded number from each loop.
+    pub fn reports(&self, mut take: impl FnMut(Report)) -> Fetched {
+        let mut fetched = Fetched { reports: 0, ended: None };
+        for (index, event_loop) in self.loops.iter().enumerate() {
             // As many as fit the channel: a loop that reports without end starves nobody.
-            for report in event_loop.reports.try_iter().take(limits::REPORTS_QUEUED_MAX) {
-                taken += 1;
-                take(report);
+            for _ in 0..limits::REPORTS_QUEUED_MAX {
+                match event_loop.reports.try_recv() {
+                    Ok(report) => {
+                        fetched.reports += 1;
+                        take(report);
+                    }
+                    Err(TryRecvError::Empty) => break,
+                    Err(TryRecvError::Disconnected) => {
+                        fetched.ended = fetched.ended.or(Some(index as u16));
+                        break;
+                    }
+                }
             }
         }
-        taken
+        fetched
+    }
+
+    /// Rings every loop, if that is due.
+    ///
+    /// # Errors
+    /// One has not turned for too long, although it was rung.
+    pub fn beat(&self, heartbeat: &mut Heartbeat, now: Instant) -> Result<(), Fault> {
+        if now < heartbeat.next_due() {
+            return Ok(());
+        }
+        let turns = self.loops.iter().map(|event_loop| event_loop.counters.turns.read());
+        if let Some(index) = heartbeat.beat(now, turns) {
+            return Err(dead_loop(index, &format!("has not turned for {SILENCE_MAX:?}")));
+        }
+        for (index, event_loop) in self.loops.iter().enumerate() {
+            if let Err(error) = event_loop.bell.ring() {
+                return Err(dead_loop(index as u16, &format!("cannot be rung ({error})")));
+            }
+        }
+        Ok(())
     }
 
     /// Reports that loops dropped because the channel was full, since they started.
@@ -177,3 +213,6 @@ pub struct LoopMemory {
     /// The loop's eventfd.
     pub bell: OwnedFd,
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,8 @@
 //! |---|---|
 //! | `interpreter.rs`, `runtime_dir.rs` | which Python, which native modules |
 //! | `listeners.rs` | sockets to listen on |
-//! | `memory.rs`, `loops.rs` | the exchange's segments; event loops |
+//! | `memory.rs` | the exchange's segments |
+//! | `loops.rs`, `heartbeat.rs` | event loops, and whether they still turn |
 //! | `worker.rs`, `pool.rs`, `seat_blocks.rs`, `back_off.rs`, `verdict.rs` | workers |
 //! | `places.rs`, `renewal.rs`, `recycling.rs`, `generations.rs` | who replaces them, and when |
 //! | `events.rs`, `watched.rs`, `serve.rs` | signals, reports, children; the loop that acts on them
@@ -29,6 +30,7 @@ pub mod error_log;
 pub mod events;
 pub mod fault;
 pub mod generations;
+pub mod heartbeat;
 pub mod interpreter;
 pub mod listeners;
 pub mod loops;

@@ -14,7 +14,8 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use super::access_log::AccessLog;
 use super::error_log;
 use super::events::{Event, Events, Signal};
-use super::fault::{ExitCode, Fault};
+use super::fault::{ExitCode, Fault, dead_loop};
+use super::heartbeat::Heartbeat;
 use super::listeners::Listeners;
 use super::loops::Loops;
 use super::memory::PoolMemory;
@@ -106,6 +107,7 @@ struct Course {
     drain_began: Option<Instant>,
     /// What loops were told last.
     readiness: Readiness,
+    heartbeat: Heartbeat,
 }
 
 impl Course {
@@ -127,6 +129,7 @@ impl Supervisor<'_> {
             reports_dropped: 0,
             drain_began: None,
             readiness: Readiness::default(),
+            heartbeat: Heartbeat::new(self.loops.count(), Instant::now()),
         };
         let mut end = Ok(());
         loop {
@@ -145,12 +148,12 @@ impl Supervisor<'_> {
                 break;
             }
         }
-        self.fetch_reports(&mut course)?;
+        let last = self.fetch_reports(&mut course);
         self.loops.quit();
         if let Some(log) = &self.access_log {
             log.finish().await;
         }
-        end
+        end.and(last)
     }
 
     /// Waits for an event or a moment, and acts. Returns whether the server has ended.
@@ -169,6 +172,9 @@ impl Supervisor<'_> {
         let now = Instant::now();
         if course.fetch_at.is_some_and(|at| at <= now) {
             self.fetch_reports(course)?;
+        }
+        if !course.is_stopping() {
+            self.loops.beat(&mut course.heartbeat, now)?;
         }
         if self.needs_workers(course) {
             self.pool.tend(now, &self.events);
@@ -201,7 +207,8 @@ impl Supervisor<'_> {
             | Stage::Stopping { until } => Some(until),
         };
         let scaling = course.stage.serves().then(|| self.scaling.next_due()).flatten();
-        [pool, stage, course.fetch_at, scaling].into_iter().flatten().min()
+        let beat = (!course.is_stopping()).then(|| course.heartbeat.next_due());
+        [pool, stage, course.fetch_at, scaling, beat].into_iter().flatten().min()
     }
 
     fn act(&mut self, course: &mut Course, event: Event) -> Result<(), Fault> {
@@ -431,7 +438,7 @@ impl Supervisor<'_> {
         let (pool, access_log) = (&mut self.pool, &mut self.access_log);
         let scaling = &mut self.scaling;
         let mut end = Ok(());
-        let taken = self.loops.reports(|report| match report {
+        let fetched = self.loops.reports(|report| match report {
             Report::Access(record) => log_access(access_log.as_mut(), pool, &record),
             Report::Incident { event_loop, text } => {
                 tracing::warn!("event loop {event_loop}: {text}");
@@ -450,16 +457,17 @@ impl Supervisor<'_> {
                 }
             }
             Report::Failed { event_loop, error } => {
-                let message = format!("event loop {event_loop} failed: {error}");
-                let hint =
-                    "this is a fault of ringhorn or its kernel: please report it with the log";
-                end = Err(Fault::new(ExitCode::Runtime, message, hint));
+                end = Err(dead_loop(event_loop, &format!("failed: {error}")));
             }
         });
+        // What it said last says more.
+        if let Some(index) = fetched.ended.filter(|_| end.is_ok()) {
+            end = Err(dead_loop(index, "ended unasked"));
+        }
         if let Some(log) = &self.access_log {
             log.flush();
             self.note_dropped(course);
-            let wait = if taken > 0 { FETCH_SOON } else { FETCH_LATER };
+            let wait = if fetched.reports > 0 { FETCH_SOON } else { FETCH_LATER };
             course.fetch_at = Some(Instant::now() + wait);
         }
         end.and_then(|()| self.replace_memory(course))
