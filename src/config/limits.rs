@@ -15,6 +15,9 @@ pub const EVENT_LOOPS_MAX: usize = 64;
 /// Worker processes of one pool.
 pub const WORKERS_MAX: usize = 512;
 
+/// Ceiling of `--max-crashes`; by taste: beyond it waiting for an operator is as good.
+pub const CRASHES_MAX: usize = 1_000_000;
+
 /// Threads (seats) of one worker.
 pub const THREADS_MAX: usize = 512;
 

@@ -185,6 +185,10 @@ pub const ROWS: &[Row] = &[
         "auto",
         "Event loops, one thread each. `auto`: one a usable core, but no more than interpreters \
          (on a free-threaded one: threads) that can run at once."),
+    option(CONCURRENCY, "max-crashes", Takes::Number(0, limits::CRASHES_MAX as u64), "3",
+        "How often a worker that crashes is started again before any was ready. Then the server \
+         ends. An error that the import of the application raises ends it at once; a crash after \
+         the first worker was ready never does."),
     option(CONCURRENCY, "cpu-affinity", Takes::Text("none|auto|LIST"), "none",
         "Pins loop i and worker i to the same core. `auto`: the usable cores in order; LIST: core \
          numbers and ranges such as `0,2,4-7`. A worker is pinned once it is ready; what it \

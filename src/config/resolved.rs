@@ -50,6 +50,8 @@ pub struct Config {
     pub lifecycle: Lifecycle,
     /// `--shutdown-delay`.
     pub shutdown_delay: Duration,
+    /// `--max-crashes`.
+    pub crashes_max: u32,
     /// `--access-logfile` with `--access-logformat`.
     pub access_log: Option<(LogTarget, AccessFormat)>,
     /// `--error-logfile`.
@@ -129,6 +131,7 @@ impl Config {
             graceful_timeout: read.seconds("graceful-timeout")?,
             lifecycle: Lifecycle::read(&read)?,
             shutdown_delay: read.seconds("shutdown-delay")?,
+            crashes_max: read.number("max-crashes")? as u32,
             access_log: read.access_log()?,
             error_log: read.log_target("error-logfile").unwrap_or(LogTarget::Standard),
             log_level: read.text("log-level").to_owned(),

@@ -40,9 +40,9 @@ impl BackOff {
         wait
     }
 
-    /// A worker lives and serves for [`SOUND_AFTER`].
-    pub fn sound(&mut self) {
-        self.young_deaths = 0;
+    /// How many in a row were READY for less than [`SOUND_AFTER`], or never.
+    pub fn young_deaths(&self) -> u32 {
+        self.young_deaths
     }
 }
 

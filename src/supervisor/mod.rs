@@ -11,7 +11,8 @@
 //! | `listeners.rs` | sockets to listen on |
 //! | `memory.rs` | the exchange's segments |
 //! | `loops.rs`, `heartbeat.rs` | event loops, and whether they still turn |
-//! | `worker.rs`, `pool.rs`, `seat_blocks.rs`, `back_off.rs`, `verdict.rs` | workers |
+//! | `worker.rs`, `pool.rs`, `seat_blocks.rs`, `back_off.rs` | workers |
+//! | `verdict.rs`, `crashes.rs` | why they end |
 //! | `places.rs`, `renewal.rs`, `recycling.rs`, `generations.rs` | who replaces them, and when |
 //! | `events.rs`, `watched.rs`, `serve.rs` | signals, reports, children; the loop that acts on them
 //! |
@@ -26,6 +27,7 @@
 pub mod access_log;
 pub mod back_off;
 mod check;
+pub mod crashes;
 pub mod error_log;
 pub mod events;
 pub mod fault;

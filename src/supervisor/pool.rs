@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use ringhorn_exchange::control::{FromWorker, Hello, Setup};
 
 use super::back_off::BackOff;
+use super::crashes::{Crashes, outlook};
 use super::events::Events;
 use super::fault::{ExitCode, Fault};
 use super::generations::Generations;
@@ -62,6 +63,7 @@ pub struct Pool<'a> {
     deaths: BTreeMap<u32, Death>,
     ended: VecDeque<(u32, u32)>,
     back_off: BackOff,
+    crashes: Crashes,
     next_number: u32,
     /// When a worker's memory is looked at next, and the last one that was.
     memory_due: Option<Instant>,
@@ -101,6 +103,7 @@ impl<'a> Pool<'a> {
         let others = Place::due(now + FIRST_ALONE);
         let mut places = vec![others; concurrency.workers as usize];
         places[0] = Place::due(now);
+        let crashes = Crashes::new(recipe.config);
         let memory_due = recipe.config.lifecycle.worker_memory_max.map(|_| now + MEMORY_STEP);
         Pool {
             recipe,
@@ -117,6 +120,7 @@ impl<'a> Pool<'a> {
             deaths: BTreeMap::new(),
             ended: VecDeque::new(),
             back_off: BackOff::default(),
+            crashes,
             next_number: 1,
             memory_due,
             memory_last: 0,
@@ -452,13 +456,27 @@ impl<'a> Pool<'a> {
             return Ok(());
         }
         if !self.was_ever_ready {
-            return Err(never_ready(&self.recipe, &worker, status));
+            let fault = never_ready(&self.recipe, &worker, status);
+            self.crashes.at_start(&worker, status, fault)?;
+            self.start_again(&worker);
+            return Ok(());
         }
         self.note_end(&worker, status);
         if self.cannot_attach(&worker) {
             self.condemn("a worker cannot attach to it");
         }
         self.settle(loops)
+    }
+
+    /// The worker crashed before any was READY: it is tried again, by itself at first.
+    fn start_again(&mut self, worker: &Worker) {
+        let due = Instant::now() + self.back_off.after_death(None).max(RETRY);
+        for place in self.places.iter_mut().filter(|place| place.due.is_some()) {
+            place.due = place.due.max(Some(due + FIRST_ALONE));
+        }
+        if let Some(place) = self.places.get_mut(worker.place) {
+            (place.holder, place.due) = (None, Some(due));
+        }
     }
 
     /// What the end of a worker means for its place.
@@ -469,6 +487,7 @@ impl<'a> Pool<'a> {
         let succeeds = |place: &Place| place.successor == Some(number);
         if let Some(at) = self.places.iter().position(succeeds) {
             tracing::error!("worker {number} (pid {pid}) ended before it was ready: {what}");
+            self.crashes.advise(worker, status);
             let wait = self.back_off.after_death(None).max(RETRY);
             self.successor_died(at, worker, never_ready(&self.recipe, worker, status), wait);
         } else if let Some(at) = self.places.iter().position(holds) {
@@ -479,13 +498,15 @@ impl<'a> Pool<'a> {
             let wait = self.back_off.after_death(served);
             let place = &mut self.places[at];
             place.holder = None;
+            let next = match place.successor {
+                Some(_) => "its successor starts".to_owned(),
+                None => outlook(wait, self.back_off.young_deaths()),
+            };
+            tracing::error!("worker {number} (pid {pid}) ended: {what}; {next}");
+            self.crashes.advise(worker, status);
             if place.successor.is_some() {
-                tracing::error!("worker {number} (pid {pid}) ended: {what}; its successor starts");
                 return;
             }
-            tracing::error!(
-                "worker {number} (pid {pid}) ended: {what}; the next starts in {wait:?}"
-            );
             // It is what was to happen, in a reload's case by a worker of the new generation.
             if self.renewal.is_some() && place.replace.is_some() {
                 place.not_before = Some(Instant::now() + wait);

@@ -4,6 +4,7 @@
 //! pool's descriptors, says Ready or Failed, and is told Stop in the end. Its control socket is
 //! read by one task and its end seen by another; both only tell the supervisor, who owns all state.
 
+use std::cell::Cell;
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
@@ -19,7 +20,7 @@ use super::recycling::Allotment;
 use super::watched::Watched;
 use crate::config::Config;
 use crate::config::said::LAUNCHED_BY;
-use crate::sys::process::pidfd_kill;
+use crate::sys::process::{pidfd_kill, signals};
 use crate::sys::rlimit::DescriptorLimit;
 use crate::sys::worker_start::{CONTROL_DESCRIPTOR, Start, start};
 use ringhorn_exchange::WorkerSeats;
@@ -105,6 +106,7 @@ pub struct Worker {
     pub allotment: Allotment,
     /// It was told to leave, and is killed then.
     pub leaves_until: Option<Instant>,
+    was_killed: Cell<bool>,
     pidfd: OwnedFd,
     control: Rc<ControlSocket>,
 }
@@ -140,6 +142,7 @@ impl Worker {
             was_announced: false,
             allotment,
             leaves_until: None,
+            was_killed: Cell::new(false),
             pidfd,
             control,
         })
@@ -173,18 +176,21 @@ impl Worker {
 
     /// Ends it at once.
     pub fn kill(&self) {
-        /// `SIGKILL` on every Linux.
-        const KILL: i32 = 9;
+        self.was_killed.set(true);
         // Refused only once it ended, which is what is wanted.
-        let _ = pidfd_kill(&self.pidfd, KILL);
+        let _ = pidfd_kill(&self.pidfd, signals::KILL);
     }
 
     /// Has it write where each of its threads is (`faulthandler` is on) and end.
     pub fn abort(&self) {
-        /// `SIGABRT` on every Linux.
-        const ABORT: i32 = 6;
+        self.was_killed.set(true);
         // As above.
-        let _ = pidfd_kill(&self.pidfd, ABORT);
+        let _ = pidfd_kill(&self.pidfd, signals::ABRT);
+    }
+
+    /// Whether the server itself ended it.
+    pub fn was_killed(&self) -> bool {
+        self.was_killed.get()
     }
 
     /// How event loops know it.

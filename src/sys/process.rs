@@ -9,6 +9,24 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ExitStatus, Output};
 use std::time::Duration;
 
+/// Numbers of signals, the same on every Linux that io_uring runs on.
+pub mod signals {
+    /// An illegal instruction.
+    pub const ILL: i32 = libc::SIGILL;
+    /// `abort(3)`.
+    pub const ABRT: i32 = libc::SIGABRT;
+    /// A bus error.
+    pub const BUS: i32 = libc::SIGBUS;
+    /// An arithmetic error.
+    pub const FPE: i32 = libc::SIGFPE;
+    /// An end that cannot be handled.
+    pub const KILL: i32 = libc::SIGKILL;
+    /// An invalid reference to memory.
+    pub const SEGV: i32 = libc::SIGSEGV;
+    /// A forbidden system call.
+    pub const SYS: i32 = libc::SIGSYS;
+}
+
 /// Waits for a child and its output; kills it when it takes longer.
 ///
 /// # Errors
