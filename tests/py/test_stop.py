@@ -3,6 +3,7 @@ short. What TERM promises under load stands in test_lifecycle.py.
 """
 
 import signal
+import threading
 import time
 
 import pytest
@@ -152,3 +153,35 @@ def test_queued_request_at_the_drains_end_gets_503(start, tmp_path):
     assert queued.response().status == 503
     assert running.response().status == 504
     assert one.wait(10) == 0
+
+
+def test_term_loses_no_request_of_kept_connections(start):
+    """Clients that send without a pause on connections they keep: each is told to close, and none
+    finds its connection closed over a request.
+    """
+    one = start("hygiene:application", threads=4, options=["--event-loops", "2"], workers=2)
+    answered, lost, told = [], [], []
+
+    def run():
+        client = Client(one.address, 20)
+        with client:
+            try:
+                while True:
+                    answer = client.request("GET", "/pid?number=x")
+                    answered.append(answer.status)
+                    if answer.header("Connection") == "close":
+                        told.append(client.is_closed())
+                        return
+            except (Truncated, ConnectionError) as error:
+                lost.append(error)
+
+    threads = [threading.Thread(target=run, daemon=True) for _ in range(32)]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: len(answered) > 500, "five hundred answers", 20)
+    one.signal(signal.SIGTERM)
+    assert one.wait(20) == 0
+    for thread in threads:
+        thread.join(20)
+    assert not lost
+    assert set(answered) == {200} and told == [True] * 32
