@@ -64,6 +64,29 @@ fn two_enters_bring_accept_and_first_bytes() {
     assert_eq!(this.bytes(received), b"bytes");
 }
 
+/// What the loop's last look before an idle close rests on: a receive that is tried at submission
+/// has what is there before the cancel behind it, and one that finds nothing is cancelled.
+#[test]
+fn a_receive_tried_first_comes_before_the_cancel_behind_it() {
+    let host = Host::new();
+    let mut this = Loop::small();
+    let listener = this.driver.add_listener(host.listener.as_fd()).unwrap();
+    let mut client = this.connect(&host, listener, token(0));
+    this.poll();
+    this.driver.cancel(token(0));
+    assert_eq!(this.wait(Kind::Received, token(0)).result, -libc::ECANCELED);
+    for bytes in [&b""[..], b"late"] {
+        client.write_all(bytes).unwrap();
+        this.driver.recv(token(0), false);
+        this.driver.cancel(token(0));
+        let received = this.wait(Kind::Received, token(0));
+        match bytes {
+            b"" => assert_eq!(received.result, -libc::ECANCELED),
+            bytes => assert_eq!(this.bytes(received), bytes),
+        }
+    }
+}
+
 /// Kernels before 6.10 do not know the flag; the driver then arms plain accepts.
 #[test]
 fn accepts_with_and_without_polling_first() {
