@@ -93,9 +93,10 @@ impl Crashes {
 
 /// A wait in words, and how many workers died young in a row.
 pub fn outlook(wait: Duration, young_deaths: u32) -> String {
+    let when = if wait.is_zero() { "at once".to_owned() } else { format!("in {wait:?}") };
     match young_deaths {
-        0 | 1 => format!("the next starts in {wait:?}"),
-        deaths => format!("the next starts in {wait:?} ({deaths} died young in a row)"),
+        0 | 1 => format!("the next starts {when}"),
+        deaths => format!("the next starts {when} ({deaths} died young in a row)"),
     }
 }
 

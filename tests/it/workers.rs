@@ -145,7 +145,7 @@ fn an_application_that_dies_at_each_start_is_not_started_in_a_loop() {
     let mut server = Server::start(folder.path(), &[]);
     let answer = exchange(server.connect(), &closing_get("/die"));
     assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 502 "), "{answer}");
-    server.wait_for("the next starts in 0ns");
+    server.wait_for("the next starts at once");
     server.wait_for("the next starts in 100ms");
     server.wait_for("the next starts in 200ms");
     std::fs::write(folder.path().join("heal"), "").unwrap();
