@@ -76,12 +76,27 @@ fn refuses() {
         "a:b --body-buffer-size 65MiB",
         "a:b --body-spool-size 5GiB",
         "a:b --response-buffer-size 2MiB --buffer-memory-max 1MiB",
+        "a:b --health-path healthz",
+        "a:b --ready-path /a?b",
+        "a:b --ready-path /a%20b",
+        "a:b --health-path /h --ready-path /h",
+        "a:b --max-crashes -1",
+        "a:b --shutdown-delay soon",
     ] {
         let error = resolve(line).expect_err(line);
         assert!(!error.hint.is_empty(), "{line}");
     }
     // Without spool files a body is gathered in memory or streamed.
     assert!(resolve("a:b --body-spool-size 0").is_ok());
+}
+
+#[test]
+fn health_paths_are_off_unless_asked_for() {
+    let health = |line: &str| resolve(line).unwrap().loop_settings(1, Vec::new()).health;
+    assert!(!health("a:b").is_asked_for());
+    let paths = health("a:b --health-path /-/healthz");
+    assert_eq!(paths.alive.as_deref(), Some(&b"/-/healthz"[..]));
+    assert!(paths.ready.is_none() && paths.is_asked_for());
 }
 
 #[test]

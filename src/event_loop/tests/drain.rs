@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::stage::{Stage, UWSGI, packet, response};
+use super::stage::{Stage, UWSGI, packet, response, settings};
+use crate::driver::sim::SimConfig;
 use crate::event_loop::messages::Command;
 
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n";
@@ -136,4 +137,41 @@ fn a_request_that_meets_the_close_of_its_connection_is_served() {
     }
     assert!(served > 1, "the close was met");
     assert!(lost <= 1, "requests were dropped in {lost} different turns");
+}
+
+#[test]
+fn storms_end_every_drain() {
+    for seed in 0..60 {
+        let mut stage = Stage::new(settings(), SimConfig::stormy(64, seed));
+        let clients: Vec<_> = (0..20)
+            .map(|n| match n % 5 {
+                0 => stage.http(GET),
+                1 => stage.http(b"POST /p HTTP/1.1\r\nHost: h\r\nContent-Length: 200000\r\n\r\nx"),
+                2 => stage
+                    .http(b"POST /early HTTP/1.1\r\nHost: h\r\nContent-Length: 3000000\r\n\r\n"),
+                3 => stage.http(b"GET / HTTP/1.1\r\nHo"),
+                _ => stage.http(b"GET /big/100000 HTTP/1.1\r\nHost: h\r\n\r\n"),
+            })
+            .collect();
+        stage.settle();
+        stage.command(Command::Drain { within: SECOND });
+        for (n, client) in clients.iter().enumerate() {
+            match n % 7 {
+                0 => client.reset(),
+                1 => drop(client.send(&[b'x'; 5000])),
+                2 => client.shut_down(),
+                _ => {}
+            }
+            stage.sim.advance(Duration::from_millis(3));
+        }
+        stage.pass(3 * SECOND);
+        for (n, client) in clients.iter().enumerate().filter(|(n, _)| n % 7 > 2) {
+            let received = client.received();
+            assert!(!received.is_empty(), "seed {seed}: client {n} got nothing");
+            let expected = if n % 5 == 1 || n % 5 == 3 { 503 } else { 200 };
+            assert_eq!(response(&received).0, expected, "seed {seed}, client {n}");
+            assert!(client.sees_end(), "seed {seed}, client {n}");
+        }
+        stage.finish();
+    }
 }

@@ -222,3 +222,45 @@ fn a_queue_without_workers_does_not_keep_the_loop_awake() {
     assert!(longest(&mut stage) >= Duration::from_millis(20));
     stage.finish();
 }
+
+#[test]
+fn storms_answer_every_pipeline() {
+    let wire = [ALIVE, GET, READY, GET, ALIVE].concat();
+    for seed in 0..60 {
+        let mut asked = settings();
+        asked.keep_alive_timeout = Duration::from_secs(1);
+        asked.health.alive = Some(b"/-/healthz".as_slice().into());
+        asked.health.ready = Some(b"/-/readyz".as_slice().into());
+        let mut stage = Stage::new(asked, SimConfig::stormy(64, seed));
+        let clients: Vec<_> = (0..12)
+            .map(|n| {
+                let client = stage.http(b"");
+                let (first, second) = (n * 13 % wire.len(), (n * 31 + 40) % wire.len());
+                client.send_cut(&wire, &[first.min(second), first.max(second)]);
+                client
+            })
+            .collect();
+        stage.settle();
+        for (n, client) in clients.iter().enumerate() {
+            let mut rest = client.take_received();
+            for part in ["alive\n", "path=/ ", "ready\n", "path=/ ", "alive\n"] {
+                assert!(!rest.is_empty(), "seed {seed}: client {n} lacks {part}");
+                let (status, _, body, behind) = response(&rest);
+                let body = String::from_utf8(body).unwrap();
+                assert!(status == 200 && body.starts_with(part), "seed {seed}, client {n}: {body}");
+                rest = behind;
+            }
+        }
+        // Some ask again about when they are closed as idle, some leave at that moment.
+        for (n, client) in clients.iter().enumerate() {
+            stage.pass(Duration::from_millis(50 * (n as u64 % 3)));
+            match n % 4 {
+                0 => client.close(),
+                1 => client.reset(),
+                _ => drop(client.send_cut(READY, &[n])),
+            }
+        }
+        stage.pass(Duration::from_secs(2));
+        stage.finish();
+    }
+}
