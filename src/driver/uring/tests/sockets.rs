@@ -75,7 +75,12 @@ fn a_receive_tried_first_comes_before_the_cancel_behind_it() {
     this.poll();
     this.driver.cancel(token(0));
     assert_eq!(this.wait(Kind::Received, token(0)).result, -libc::ECANCELED);
-    for bytes in [&b""[..], b"late"] {
+    for bytes in [&b""[..], b"late", b"", b"later"] {
+        // As an idle connection waits: by a receive that stays armed, where there are such.
+        this.driver.recv(token(0), true);
+        this.poll();
+        this.driver.cancel(token(0));
+        assert_eq!(this.wait(Kind::Received, token(0)).result, -libc::ECANCELED);
         client.write_all(bytes).unwrap();
         this.driver.recv(token(0), false);
         this.driver.cancel(token(0));
