@@ -34,6 +34,9 @@ pub const REQUEST_HEAD_BYTES_MAX: usize = 65_536;
 /// Ceiling of `--limit-request-fields`.
 pub const REQUEST_FIELDS_MAX: usize = 1_000;
 
+/// `--warm-up` given more often than this is a load test, not a warm-up.
+pub const WARM_UPS_MAX: usize = 64;
+
 /// Longest timeout an option takes: a year. Keeps sums of monotonic nanoseconds far from wrapping.
 pub const TIMEOUT_SECONDS_MAX: u64 = 366 * 24 * 60 * 60;
 

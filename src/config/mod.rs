@@ -15,6 +15,7 @@ pub mod options;
 pub mod resolved;
 pub mod said;
 pub mod settings;
+mod startup;
 pub mod suggest;
 pub mod value;
 
@@ -25,3 +26,4 @@ pub use lifecycle::{ControlPlace, Lifecycle, ReloadStrategy};
 pub use resolved::{Concurrency, Config, CpuAffinity, LogTarget};
 pub use said::{Asked, Environment, Options};
 pub use settings::{HeadLimits, HealthPaths, ListenerFacts, ListenerProtocol, LoopSettings};
+pub use startup::Startup;

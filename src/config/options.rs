@@ -154,6 +154,15 @@ pub const ROWS: &[Row] = &[
          directory in which the server was started."),
     option(APPLICATION, "env", Takes::Many("KEY=VALUE"), "",
         "Environment variable of the workers. Repeatable.").short('e'),
+    option(APPLICATION, "hooks", Takes::Text("MODULE"), "",
+        "Module whose functions run around the server's life. A module, or a `.py` file; \
+         docs/operations.md names the functions: `on_starting`, `when_ready`, `post_fork`, \
+         `worker_start`, `worker_exit`, `on_reload`, `on_exit`. It is imported without the \
+         application."),
+    option(APPLICATION, "warm-up", Takes::Many("PATH"), "",
+        "Path that a worker asks its application for before it is ready. Repeatable, in order; \
+         `http://HOST/path` sets the host. An exception or an answer of 5xx is as good as an \
+         application that cannot be imported."),
     option(APPLICATION, "runtime-dir", Takes::Text("DIR"), "",
         "Folder of the runtime modules. Default: beside the executable, then `../lib/ringhorn`."),
     option(APPLICATION, "check", Takes::Nothing, "",

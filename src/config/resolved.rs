@@ -9,7 +9,7 @@ use super::said::Environment;
 use super::value::{self, Amount};
 use super::{
     AddressSet, Bind, ConfigError, HeadLimits, HealthPaths, Lifecycle, ListenerFacts, LoopSettings,
-    Options, limits, options,
+    Options, Startup, limits, options,
 };
 use crate::log::AccessFormat;
 
@@ -28,6 +28,8 @@ pub struct Config {
     pub environment: Vec<(String, String)>,
     /// `--runtime-dir`, absolute.
     pub runtime_dir: Option<PathBuf>,
+    /// What happens around a worker's start.
+    pub startup: Startup,
     /// `--check`.
     pub check: bool,
     /// `--bind`, at least one.
@@ -120,6 +122,7 @@ impl Config {
             working_dir: read.path("chdir").unwrap_or_else(|| start_dir.to_owned()),
             environment: read.worker_environment()?,
             runtime_dir: read.path("runtime-dir"),
+            startup: Startup::read(said)?,
             check: said.is_on("check"),
             binds: read.binds()?,
             reuse_port: said.is_on("reuse-port"),

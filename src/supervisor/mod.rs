@@ -18,6 +18,7 @@
 //! |
 //! | `scaling.rs`, `touched.rs` | the number of workers; files whose touch reloads |
 //! | `access_log.rs`, `error_log.rs` | the two logs |
+//! | `hooks.rs`, `facts.rs` | hooks of the server; what hooks and warm-up requests are told |
 //! | `check.rs` | `--check` |
 //! | `fault.rs` | why a server ends, and its exit code |
 //!
@@ -30,9 +31,11 @@ mod check;
 pub mod crashes;
 pub mod error_log;
 pub mod events;
+pub mod facts;
 pub mod fault;
 pub mod generations;
 pub mod heartbeat;
+pub mod hooks;
 pub mod interpreter;
 pub mod listeners;
 pub mod loops;
@@ -56,8 +59,10 @@ use std::sync::Arc;
 use access_log::AccessLog;
 use core_affinity::CoreId;
 use events::{Event, Events};
+use facts::ServerFacts;
 use fault::{ExitCode, Fault};
 use generations::Generations;
+use hooks::Hooks;
 use interpreter::Interpreter;
 use listeners::Listeners;
 use loops::Loops;
@@ -97,9 +102,11 @@ pub fn run(config: &Config, environment: &Environment, warnings: &[String]) -> R
     tracing::info!("interpreter: {interpreter}, chosen by {}", interpreter.reason);
     let runtime_dir = runtime_dir::find(config.runtime_dir.as_deref(), &interpreter)?;
     let descriptor_limit = raise_descriptor_limit().map_err(system_fault)?;
-    let recipe =
-        Recipe { config, interpreter: &interpreter, runtime_dir: &runtime_dir, descriptor_limit };
-    if config.check { run_check(recipe) } else { run_server(recipe, environment) }
+    let facts = ServerFacts::default();
+    let (interpreter, runtime_dir) = (&interpreter, runtime_dir.as_path());
+    let recipe = Recipe { config, interpreter, runtime_dir, descriptor_limit, facts };
+    let hooks = Hooks::start(&recipe)?;
+    if config.check { run_check(recipe) } else { run_server(recipe, hooks, environment) }
 }
 
 fn run_check(recipe: Recipe<'_>) -> Result<(), Fault> {
@@ -119,7 +126,11 @@ fn run_check(recipe: Recipe<'_>) -> Result<(), Fault> {
     start_runtime()?.block_on(check::check(pool))
 }
 
-fn run_server(recipe: Recipe<'_>, environment: &Environment) -> Result<(), Fault> {
+fn run_server(
+    mut recipe: Recipe<'_>,
+    mut hooks: Hooks<'_>,
+    environment: &Environment,
+) -> Result<(), Fault> {
     let config = recipe.config;
     let allowed = core_affinity::get_core_ids().unwrap_or_default();
     let cores = cores(&config.cpu_affinity, &allowed)?;
@@ -127,6 +138,8 @@ fn run_server(recipe: Recipe<'_>, environment: &Environment) -> Result<(), Fault
     let concurrency = config.concurrency(usable, !recipe.interpreter.has_one_lock)?;
     let listeners = Listeners::bind(config, concurrency.event_loops)?;
     let mut settings = config.loop_settings(concurrency.event_loops, listeners.facts());
+    recipe.facts = ServerFacts::of(listeners.urls(), &settings.listeners);
+    hooks.introduce(&recipe.facts);
     fit_connections(&mut settings, recipe.descriptor_limit);
     let settings = Arc::new(settings);
     let rings = loops::prepare_rings(&settings)?;
@@ -167,6 +180,7 @@ fn run_server(recipe: Recipe<'_>, environment: &Environment) -> Result<(), Fault
             events,
             scaling: Scaling::new(concurrency),
             control,
+            hooks,
         };
         supervisor.serve(queue).await
     })

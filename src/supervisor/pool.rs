@@ -409,7 +409,7 @@ impl<'a> Pool<'a> {
     /// What a worker is told by name.
     fn options_of(&self, worker: &Worker) -> Vec<(String, String)> {
         let config = self.recipe.config;
-        let mut options = Vec::new();
+        let mut options = self.recipe.facts.for_worker(config);
         if let Some(requests) = worker.allotment.requests {
             options.push(("max-requests".to_owned(), requests.to_string()));
         }

@@ -40,13 +40,15 @@ pub struct Renewal {
 
 impl Pool<'_> {
     /// Begins a reload. One that is under way is given up for it: the newest release is what is
-    /// wanted, and whoever asked for the other is answered with this one.
-    pub fn reload(&mut self, because: &str, asker: Option<Reply>, now: Instant) {
+    /// wanted, and whoever asked for the other is answered with this one. Returns the generation
+    /// that begins, if one does.
+    pub fn reload(&mut self, because: &str, asker: Option<Reply>, now: Instant) -> Option<u32> {
         let mut askers: Vec<Reply> = asker.into_iter().collect();
         if !self.was_ever_ready() {
             tracing::warn!("{because}: no reload, the first worker is not ready yet");
             let (what, hint) = ("the server is still starting", "ask again once it serves");
-            return askers.into_iter().for_each(|asker| asker.fail(what, hint, ""));
+            askers.into_iter().for_each(|asker| asker.fail(what, hint, ""));
+            return None;
         }
         if let Some(before) = self.renewal.take() {
             tracing::info!("the reload under way is given up for a newer one");
@@ -58,7 +60,8 @@ impl Pool<'_> {
             let count = self.resize(self.concurrency.workers as usize, now);
             let text = format!("{count} workers start; there was none");
             tracing::info!("reload ({because}): {text}");
-            return askers.into_iter().for_each(|asker| asker.succeed(text.clone()));
+            askers.into_iter().for_each(|asker| asker.succeed(text.clone()));
+            return None;
         }
         let generation = self.next_generation;
         self.next_generation += 1;
@@ -70,6 +73,7 @@ impl Pool<'_> {
             place.not_before = None;
         }
         self.renewal = Some(Renewal { generation, strategy, askers, began: now, deaths: 0 });
+        Some(generation)
     }
 
     /// A successor died before it took its place.

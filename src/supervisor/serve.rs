@@ -16,6 +16,7 @@ use super::error_log;
 use super::events::{Event, Events, Signal};
 use super::fault::{ExitCode, Fault, dead_loop};
 use super::heartbeat::Heartbeat;
+use super::hooks::{Hook, Hooks};
 use super::listeners::Listeners;
 use super::loops::Loops;
 use super::memory::PoolMemory;
@@ -65,6 +66,8 @@ pub struct Supervisor<'a> {
     pub scaling: Scaling,
     /// The control socket, if there is one; its file is removed with it.
     pub control: Option<ControlSocket>,
+    /// Hooks of the server.
+    pub hooks: Hooks<'a>,
 }
 
 /// Where the server stands.
@@ -150,6 +153,12 @@ impl Supervisor<'_> {
         }
         let last = self.fetch_reports(&mut course);
         self.loops.quit();
+        let generation = self.pool.generations().ceiling;
+        match &end {
+            // A server that is broken waits for nobody.
+            Err(fault) if fault.code == ExitCode::Runtime => self.hooks.kill_all(),
+            _ => self.hooks.finish(generation, &mut queue).await,
+        }
         if let Some(log) = &self.access_log {
             log.finish().await;
         }
@@ -249,6 +258,7 @@ impl Supervisor<'_> {
         let of = if threads == 1 { String::new() } else { format!(" of {threads} threads") };
         let plural = if workers == 1 { "" } else { "s" };
         tracing::info!("ringhorn ready: {workers} worker{plural}{of}");
+        self.hooks.run(Hook::WhenReady, self.pool.generations().ceiling);
         Ok(())
     }
 
@@ -342,7 +352,9 @@ impl Supervisor<'_> {
     /// Starts a new generation of workers, unless the server is stopping.
     fn reload(&mut self, course: &Course, because: &str, asker: Option<Reply>) {
         if course.stage == Stage::Serving {
-            self.pool.reload(because, asker, Instant::now());
+            if let Some(generation) = self.pool.reload(because, asker, Instant::now()) {
+                self.hooks.run(Hook::OnReload, generation);
+            }
         } else if let Some(asker) = asker {
             asker.fail("the server is stopping", "", "");
         }
@@ -426,6 +438,9 @@ impl Supervisor<'_> {
         };
         let mut end = Ok(());
         while let Some((pid, status)) = process::reap().map_err(cannot)? {
+            if self.hooks.ended(pid, status) {
+                continue;
+            }
             // All are taken before the first fault is passed on: nobody rings for the others again.
             let ended = self.pool.ended(pid, status, Some(&self.loops), is_stopping);
             end = end.and(ended);

@@ -14,6 +14,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use super::events::{Event, Events};
+use super::facts::ServerFacts;
 use super::interpreter::Interpreter;
 use super::memory::PoolMemory;
 use super::recycling::Allotment;
@@ -41,7 +42,7 @@ const BOOT: &str = concat!(
 );
 
 /// What every worker of a server is started with.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Recipe<'a> {
     /// What was configured.
     pub config: &'a Config,
@@ -51,6 +52,8 @@ pub struct Recipe<'a> {
     pub runtime_dir: &'a Path,
     /// The limit of open descriptors that the server was started with.
     pub descriptor_limit: DescriptorLimit,
+    /// What hooks and warm-up requests are told.
+    pub facts: ServerFacts,
 }
 
 /// Where a worker stands.
@@ -206,9 +209,16 @@ impl Worker {
 }
 
 fn command(recipe: &Recipe<'_>) -> Command {
+    let mut command = interpreter_command(recipe);
+    command.arg(CONTROL_DESCRIPTOR.to_string());
+    command
+}
+
+/// The interpreter with our bootstrap, in the workers' environment; what it is to do is still to be
+/// said.
+pub(super) fn interpreter_command(recipe: &Recipe<'_>) -> Command {
     let mut command = Command::new(&recipe.interpreter.executable);
-    command.args(["-X", "faulthandler", "-c", BOOT]);
-    command.arg(recipe.runtime_dir).arg(CONTROL_DESCRIPTOR.to_string());
+    command.args(["-X", "faulthandler", "-c", BOOT]).arg(recipe.runtime_dir);
     // Meant for the server alone: an application may start servers of its own.
     for name in [LAUNCHED_BY, "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"] {
         command.env_remove(name);

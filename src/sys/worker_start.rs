@@ -69,6 +69,20 @@ pub fn start(start: Start<'_>) -> io::Result<Started> {
     Ok(Started { pid, pidfd })
 }
 
+/// Gives a short-lived process that runs the application's code what a worker gets: default
+/// signals, nothing blocked, the limit that the server was started with, and no descriptor but the
+/// standard ones, which the caller arranges.
+pub fn start_like_a_worker(command: &mut Command, descriptor_limit: DescriptorLimit) {
+    // SAFETY: as in `start`.
+    unsafe {
+        command.pre_exec(move || {
+            default_signals();
+            descriptor_limit.apply()?;
+            close_at_exec(CONTROL_DESCRIPTOR)
+        });
+    }
+}
+
 /// Sees to it that descriptor 3 is taken, so that the pipe by which a failed `exec` is reported,
 /// opened inside `Command::spawn`, is never the one that the control socket replaces in the child.
 ///
@@ -139,15 +153,15 @@ fn keep_only_control(control: RawFd) -> io::Result<()> {
         // SAFETY: dup2 onto 3, which is reserved for this (`reserve_control_descriptor`).
         check(unsafe { libc::dup2(control, CONTROL_DESCRIPTOR) })?;
     }
-    // Marks instead of closing: the pipe that reports a failed exec must live until then.
+    close_at_exec(CONTROL_DESCRIPTOR + 1)
+}
+
+/// All descriptors from this one on. Marks instead of closing: the pipe that reports a failed exec
+/// must live until then.
+fn close_at_exec(first: RawFd) -> io::Result<()> {
+    let (first, last) = (first as libc::c_uint, libc::c_uint::MAX);
     // SAFETY: close_range with CLOEXEC only sets flags.
-    let marked = unsafe {
-        libc::syscall(
-            libc::SYS_close_range,
-            CONTROL_DESCRIPTOR + 1,
-            libc::c_uint::MAX,
-            libc::CLOSE_RANGE_CLOEXEC,
-        )
-    };
+    let marked =
+        unsafe { libc::syscall(libc::SYS_close_range, first, last, libc::CLOSE_RANGE_CLOEXEC) };
     check(marked as i32).map(drop)
 }

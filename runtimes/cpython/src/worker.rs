@@ -188,6 +188,9 @@ impl Worker {
         setup.set_item("threads", self.setup.threads)?;
         setup.set_item("check_only", self.setup.check_only)?;
         setup.set_item("worker", self.setup.worker)?;
+        setup.set_item("generation", self.setup.generation)?;
+        setup.set_item("server_software", &self.setup.server_software)?;
+        setup.set_item("multiprocess", self.setup.multiprocess)?;
         setup.set_item("options", self.setup.options.clone())?;
         Ok(setup)
     }

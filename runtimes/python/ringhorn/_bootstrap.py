@@ -6,6 +6,10 @@ The server executes, with the control socket (SOCK_SEQPACKET) as descriptor CONT
 
     PYTHON [interpreter flags] -X faulthandler -c BOOT RUNTIME_DIR CONTROL [KIND]
 
+and, for one hook of the server (`_hooks.py` says what FACTs there are), without a control socket:
+
+    PYTHON -X faulthandler -c BOOT RUNTIME_DIR hook NAME FACT...
+
 BOOT is this text without its line breaks (the supervisor keeps the same constant):
 
     import sys;sys.path[:1]=filter(None,sys.path[:1]);
@@ -13,8 +17,8 @@ BOOT is this text without its line breaks (the supervisor keeps the same constan
     s=spec_from_file_location('_ringhorn_bootstrap',sys.argv[1]+'/_bootstrap.py');
     m=sys.modules[s.name]=module_from_spec(s);s.loader.exec_module(m);m.main(*sys.argv[1:])
 
-RUNTIME_DIR  absolute path of the folder that holds, side by side and flat: this file, `_loader.py`,
-             `_errors.py`, and the native modules `_ringhorn.cpython-3XX-x86_64-linux-gnu.so` (one
+RUNTIME_DIR  absolute path of the folder that holds, side by side and flat: this file, its siblings
+             `_*.py`, and the native modules `_ringhorn.cpython-3XX-x86_64-linux-gnu.so` (one
              per version built for) and `_ringhorn.abi3.so`. In a checkout that is `target/runtime`;
              in an installed wheel it is the package folder itself, beside the `ringhorn` binary.
 CONTROL      the descriptor number in decimal; 3 when the server starts us. It may be inheritable:
@@ -40,9 +44,10 @@ interpreter). `make python-module PYTHON=...` does it all.
 
 What a worker's end looks like from outside
 -------------------------------------------
-Exit code 0: stopped on request. 3: the application cannot be loaded (a `Failed` message went up the
-control socket and the traceback to stderr). 4: the worker cannot boot: no fitting native module, a
-module of another version or layout, a refused hand-shake (stderr says what).
+Exit code 0: stopped on request. 3: the application cannot be loaded, or a hook or a warm-up request
+of the start failed (a `Failed` message went up the control socket and the traceback to stderr). 4:
+the worker cannot boot: no fitting native module, a module of another version or layout, a refused
+hand-shake (stderr says what).
 
 Invariants
 ----------
@@ -70,8 +75,11 @@ class BootError(Exception):
     """The worker cannot boot; text for the log, a `hint:` line included."""
 
 
-def main(runtime_dir, control, kind="auto"):
+def main(runtime_dir, control, kind="auto", *facts):
     """A worker's whole life; returns when the server says stop, so that atexit handlers run."""
+    if control == "hook":
+        run_hook(runtime_dir, kind, facts)
+        return
     control = int(control)
     os.set_inheritable(control, False)
     clean_main_module()
@@ -88,16 +96,21 @@ def main(runtime_dir, control, kind="auto"):
     setup = worker.setup()
     try:
         enter_application_folder(setup["chdir"], setup["pythonpath"], loader)
+        hooks = worker_hooks(runtime_dir, setup, loader)
+        hooks.call("post_fork")
         application = loader.load_application(setup["application"])
+        if setup["check_only"]:
+            worker.ready()
+            return
+        hooks.call("worker_start")
+        warm_up(runtime_dir, native, application, setup, errors, loader)
     except loader.ApplicationError as error:
         worker.failed(EXIT_APPLICATION, str(error))
         leave(EXIT_APPLICATION, str(error))
-    if setup["check_only"]:
-        worker.ready()
-        return
     worker.prepare(application, errors.ErrorStream(), errors.report)
     watch_files(worker, runtime_dir, setup["options"])
     serve(worker, setup["threads"])
+    hooks.call_at_the_end("worker_exit")
 
 
 def clean_main_module():
@@ -228,6 +241,53 @@ def watch_files(worker, runtime_dir, options):
     globs = [value for name, value in options if name == "reload-extra-file"]
     watch = load_sibling(runtime_dir, "_watch")
     watch.start(worker.changed, globs)
+
+
+class NoHooks:
+    """What a worker without `--hooks` calls."""
+
+    def call(self, name):
+        """Nothing."""
+
+    call_at_the_end = call
+
+
+def worker_hooks(runtime_dir, setup, loader):
+    """The hooks of this worker, each called by its name alone; raises ApplicationError."""
+    options = setup["options"]
+    specification = dict(options).get("hooks")
+    if specification is None or setup["check_only"]:
+        return NoHooks()
+    module = load_sibling(runtime_dir, "_hooks")
+    return module.WorkerHooks(module.Hooks(specification, loader), setup)
+
+
+def warm_up(runtime_dir, native, application, setup, errors, loader):
+    """`--warm-up`: this worker's first requests are its own; raises ApplicationError."""
+    targets = [value for name, value in setup["options"] if name == "warm-up"]
+    if not targets:
+        return
+    one = dict(setup["options"])
+    facts = {
+        "server_name": one["server-name"],
+        "server_port": one["server-port"],
+        "server_software": setup["server_software"],
+        "errors": errors.ErrorStream(),
+        "multithread": setup["threads"] > 1,
+        "multiprocess": setup["multiprocess"],
+        "file_wrapper": native.FileWrapper,
+    }
+    load_sibling(runtime_dir, "_warm_up").warm_up(application, targets, facts, loader)
+
+
+def run_hook(runtime_dir, name, facts):
+    """One hook of the server, in a process of its own (`_hooks.py`)."""
+    try:
+        loader = load_sibling(runtime_dir, "_loader")
+        hooks = load_sibling(runtime_dir, "_hooks")
+    except BootError as error:
+        leave(EXIT_BOOT, "ringhorn: no hook can run: %s" % error)
+    hooks.run_for_server(name, facts, sys.modules[__name__], loader)
 
 
 def serve(worker, threads):

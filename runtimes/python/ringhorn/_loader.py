@@ -1,6 +1,7 @@
 """Finds the application a specification names; pure Python, knows nothing of the server.
 
-Used by `_bootstrap.py` in a worker, before the first request; shared by all runtimes.
+Used by `_bootstrap.py` in a worker, before the first request, and by `_hooks.py` for the module of
+`--hooks`; shared by all runtimes.
 
 Grammar of a specification:
 
@@ -37,15 +38,13 @@ class ApplicationError(Exception):
         if hint:
             text += "\nhint: " + hint
         super().__init__(text)
+        self.what, self.hint, self.traceback_text = what, hint, traceback_text
 
 
 def load_application(specification):
     """Returns the callable that `specification` names; raises ApplicationError."""
     source, attribute = split_specification(specification)
-    if is_file(source):
-        module = import_file(source)
-    else:
-        module = import_module(source)
+    module = load_module(source)
     if attribute is None:
         application = find_default(module, source)
     else:
@@ -57,6 +56,11 @@ def load_application(specification):
             "`%s:factory()`" % source,
         )
     return application
+
+
+def load_module(source):
+    """Imports a module by its dotted name, or a file by its path."""
+    return import_file(source) if is_file(source) else import_module(source)
 
 
 def split_specification(specification):
