@@ -21,6 +21,7 @@
 mod bytes_maker;
 mod environ;
 mod file_wrapper;
+mod fork_server;
 mod input;
 mod python;
 mod request;
@@ -40,5 +41,6 @@ fn _ringhorn(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("VERSION", env!("CARGO_PKG_VERSION"))?;
     module.add("LAYOUT_HASH", ringhorn_exchange::LAYOUT_HASH)?;
     module.add_class::<worker::Worker>()?;
+    module.add_class::<fork_server::ForkServer>()?;
     module.add_function(wrap_pyfunction!(worker::connect, module)?)
 }

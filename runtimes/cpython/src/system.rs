@@ -63,6 +63,62 @@ pub fn wait_for_either(
     Ok((entries[0].revents != 0, entries[1].revents != 0))
 }
 
+/// Which of some descriptors have something to read, or an end of file; waits for the first. A
+/// signal that arrives is `Interrupted`.
+pub fn wait_for_any(descriptors: &[BorrowedFd<'_>]) -> io::Result<Vec<bool>> {
+    let entry = |descriptor: &BorrowedFd<'_>| libc::pollfd {
+        fd: descriptor.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    let mut entries: Vec<libc::pollfd> = descriptors.iter().map(entry).collect();
+    // SAFETY: the pointer and the count are those of `entries`.
+    if unsafe { libc::poll(entries.as_mut_ptr(), entries.len() as libc::nfds_t, -1) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(entries.iter().map(|entry| entry.revents != 0).collect())
+}
+
+/// A descriptor for a child that was not reaped yet: readable once it ended.
+pub fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
+    // SAFETY: a plain system call; it returns a new close-on-exec descriptor or -1.
+    let descriptor = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    if descriptor < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call succeeded, so the descriptor is open and nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor as RawFd) })
+}
+
+/// How an ended child ended, as `waitpid` says it, without reaping it. `None`: somebody else did.
+pub fn status_of(pid: u32) -> Option<u32> {
+    let mut facts = MaybeUninit::<libc::siginfo_t>::zeroed();
+    let how = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: waitid writes to `facts`, which is zeroed, a valid siginfo_t, when it writes nothing.
+    let facts = unsafe {
+        if libc::waitid(libc::P_PID, pid, facts.as_mut_ptr(), how) != 0 {
+            return None;
+        }
+        facts.assume_init()
+    };
+    // SAFETY: the two fields are those of a child's end, which is what waitid reports.
+    let (about, status) = unsafe { (facts.si_pid(), facts.si_status()) };
+    if about == 0 {
+        return None;
+    }
+    Some(match facts.si_code {
+        libc::CLD_EXITED => (status as u32 & 0xff) << 8,
+        libc::CLD_DUMPED => status as u32 | 0x80,
+        _ => status as u32,
+    })
+}
+
+/// Lets an ended child go.
+pub fn reap(pid: u32) {
+    // SAFETY: a null status is allowed. It fails when somebody else reaped it, which is as good.
+    unsafe { libc::waitpid(pid as libc::pid_t, std::ptr::null_mut(), libc::WNOHANG) };
+}
+
 /// Runs `spawn` with every signal blocked, so that a thread it starts never receives one: signals
 /// are for the interpreter's threads.
 pub fn with_signals_blocked<R>(spawn: impl FnOnce() -> R) -> R {

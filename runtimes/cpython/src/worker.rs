@@ -26,6 +26,7 @@ use ringhorn_exchange::control::{
 use ringhorn_exchange::{LoopDescriptorsOwned, WorkerEnd};
 
 use crate::environ::Constants;
+use crate::fork_server::ForkServer;
 use crate::seat::{SeatLoop, Service};
 use crate::system::{self, exit_now};
 
@@ -93,7 +94,7 @@ struct Prepared {
 /// Takes over the control socket, greets the server and receives the set-up; starts the native
 /// thread.
 #[pyfunction]
-pub fn connect(py: Python<'_>, descriptor: i32) -> PyResult<Worker> {
+pub fn connect(py: Python<'_>, descriptor: i32) -> PyResult<Py<PyAny>> {
     let Some(descriptor) = system::adopt(descriptor) else {
         return Err(PyRuntimeError::new_err(format!(
             "descriptor {descriptor} is no control socket\n\
@@ -103,6 +104,11 @@ pub fn connect(py: Python<'_>, descriptor: i32) -> PyResult<Worker> {
     let control = ControlSocket::from_descriptor(descriptor)?;
     let hello = FromWorker::Hello(greeting(py)?);
     let (setup, descriptors) = py.detach(|| shake_hands(&control, &hello)).map_err(to_python)?;
+    if setup.is_fork_server() {
+        // Nothing is attached and no thread started: what it forks shall find neither.
+        let fork_server = ForkServer::new(control, setup);
+        return Ok(fork_server.into_pyobject(py)?.into_any().unbind());
+    }
     let end = attach(&setup, descriptors)?;
     let (wakeup_read, wakeup) = system::pipe()?;
     let shared = Arc::new(Shared {
@@ -120,7 +126,8 @@ pub fn connect(py: Python<'_>, descriptor: i32) -> PyResult<Worker> {
             .stack_size(128 * 1024)
             .spawn(move || watch(&watched))
     })?;
-    Ok(Worker { shared, setup, prepared: PyOnceLock::new() })
+    let worker = Worker { shared, setup, prepared: PyOnceLock::new() };
+    Ok(worker.into_pyobject(py)?.into_any().unbind())
 }
 
 fn greeting(py: Python<'_>) -> PyResult<Hello> {
@@ -141,7 +148,7 @@ fn shake_hands(
         Received::Message(ToWorker::Setup(setup), descriptors) => Ok((setup, descriptors)),
         // Stopped before it began, or refused as a module of another build: the server has said
         // why.
-        Received::Message(ToWorker::Stop(_), _) | Received::Closed => {
+        Received::Message(ToWorker::Stop(_) | ToWorker::Fork(_), _) | Received::Closed => {
             Err(ControlError::Malformed("the server wants no worker like this one"))
         }
         Received::Nothing => Err(ControlError::Malformed("the control socket does not block")),
@@ -170,7 +177,23 @@ fn attach(setup: &Setup, descriptors: Vec<OwnedFd>) -> PyResult<WorkerEnd> {
     })
 }
 
-fn to_python(error: ControlError) -> PyErr {
+/// The settings that Python code acts on.
+pub fn settings<'py>(py: Python<'py>, setup: &Setup) -> PyResult<Bound<'py, PyDict>> {
+    let settings = PyDict::new(py);
+    settings.set_item("application", &setup.application)?;
+    settings.set_item("pythonpath", &setup.pythonpath)?;
+    settings.set_item("chdir", &setup.chdir)?;
+    settings.set_item("threads", setup.threads)?;
+    settings.set_item("check_only", setup.check_only)?;
+    settings.set_item("worker", setup.worker)?;
+    settings.set_item("generation", setup.generation)?;
+    settings.set_item("server_software", &setup.server_software)?;
+    settings.set_item("multiprocess", setup.multiprocess)?;
+    settings.set_item("options", setup.options.clone())?;
+    Ok(settings)
+}
+
+pub fn to_python(error: ControlError) -> PyErr {
     match error {
         ControlError::Io(error) => PyOSError::new_err(error.to_string()),
         other => PyRuntimeError::new_err(other.to_string()),
@@ -181,18 +204,7 @@ fn to_python(error: ControlError) -> PyErr {
 impl Worker {
     /// The settings that Python code acts on.
     fn setup<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let setup = PyDict::new(py);
-        setup.set_item("application", &self.setup.application)?;
-        setup.set_item("pythonpath", &self.setup.pythonpath)?;
-        setup.set_item("chdir", &self.setup.chdir)?;
-        setup.set_item("threads", self.setup.threads)?;
-        setup.set_item("check_only", self.setup.check_only)?;
-        setup.set_item("worker", self.setup.worker)?;
-        setup.set_item("generation", self.setup.generation)?;
-        setup.set_item("server_software", &self.setup.server_software)?;
-        setup.set_item("multiprocess", self.setup.multiprocess)?;
-        setup.set_item("options", self.setup.options.clone())?;
-        Ok(setup)
+        settings(py, &self.setup)
     }
 
     /// The descriptor for `signal.set_wakeup_fd`.
@@ -326,7 +338,9 @@ fn hear(shared: &Shared) -> Heard {
         }
         // A second set-up has no meaning; what is not understood from a server of the same build is
         // a bug there, and no reason to drop requests here.
-        Ok(Received::Message(ToWorker::Setup(_), _) | Received::Nothing) => Heard::Message,
+        Ok(Received::Message(ToWorker::Setup(_) | ToWorker::Fork(_), _) | Received::Nothing) => {
+            Heard::Message
+        }
         Ok(Received::Closed) | Err(_) => {
             leave_unless_serving(shared, 1);
             shared.end.stop_now();

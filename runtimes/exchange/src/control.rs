@@ -120,6 +120,45 @@ pub struct Changed {
     pub path: String,
 }
 
+/// Name of the entry of [`Setup::options`] that makes a process a fork server (`--preload`): it
+/// gets no segments, imports the application, says READY, and forks a worker for each [`Fork`].
+pub const FORK_SERVER_OPTION: &str = "fork-server";
+
+/// A fork server forked a worker; with it comes a pidfd, opened by the parent before anybody could
+/// reap the child. The worker says Hello on its own socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Forked {
+    /// The number that was asked for.
+    pub worker: u32,
+    /// Its process id.
+    pub pid: u32,
+}
+
+/// A fork server could not fork a worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForkFailed {
+    /// The number that was asked for.
+    pub worker: u32,
+    /// Why. At most [`TEXT_BYTES_MAX`] bytes.
+    pub text: String,
+}
+
+/// A worker that a fork server forked has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Its number.
+    pub worker: u32,
+    /// As `waitpid(2)` says it; `None` when the application took it.
+    pub status: Option<u32>,
+}
+
+/// The server asks a fork server for a worker; with it comes the worker's control socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fork {
+    /// Its number.
+    pub worker: u32,
+}
+
 /// Worker to server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FromWorker {
@@ -133,6 +172,12 @@ pub enum FromWorker {
     WornOut(WornOut),
     /// Wants a reload.
     Changed(Changed),
+    /// A fork server forked; carries a pidfd.
+    Forked(Forked),
+    /// A fork server could not fork.
+    ForkFailed(ForkFailed),
+    /// A fork server's child ended.
+    Ended(Ended),
 }
 
 /// Server to worker.
@@ -142,6 +187,15 @@ pub enum ToWorker {
     Setup(Box<Setup>),
     /// End.
     Stop(Stop),
+    /// To a fork server: fork; carries the worker's control socket.
+    Fork(Fork),
+}
+
+impl Setup {
+    /// Whether it makes a fork server.
+    pub fn is_fork_server(&self) -> bool {
+        self.options.iter().any(|(name, _)| name == FORK_SERVER_OPTION)
+    }
 }
 
 impl Hello {

@@ -3,6 +3,8 @@
 //! The application may fork. The segments are not mapped in the child (`MADV_DONTFORK`), so
 //! touching them would kill it; and it holds copies of claims that are its parent's. A handler run
 //! by `fork` in the child raises a flag, and every entry of the worker's end refuses when it is up.
+//! A fork server (`--preload`) attaches to nothing, so no handler is registered in it and what it
+//! forks are workers like any other.
 //! `vfork` and `posix_spawn` run no handlers and need none: their children only exec.
 
 use std::io;

@@ -2,7 +2,8 @@
 
 How a worker is started (the contract with `src/supervisor/worker.rs`)
 ----------------------------------------------------------------------
-The server executes, with the control socket (SOCK_SEQPACKET) as descriptor CONTROL:
+The server executes a worker, or a fork server (`Setup` says which; `_preload.py`), with the control
+socket (SOCK_SEQPACKET) as descriptor CONTROL:
 
     PYTHON [interpreter flags] -X faulthandler -c BOOT RUNTIME_DIR CONTROL [KIND]
 
@@ -85,20 +86,62 @@ def main(runtime_dir, control, kind="auto", *facts):
     clean_main_module()
     if not faulthandler.is_enabled():
         faulthandler.enable()
+    prepared = NOT_PREPARED
     try:
         native = load_native(runtime_dir, kind)
         errors = load_sibling(runtime_dir, "_errors")
         loader = load_sibling(runtime_dir, "_loader")
-        worker = connect(native, control)
+        end = connect(native, control)
+        if isinstance(end, native.ForkServer):
+            prepared = be_fork_server(end, runtime_dir, loader)
+            if prepared is None:
+                return
+            end = connect(native, prepared.control)
     except BootError as error:
         leave(EXIT_BOOT, "ringhorn: this worker cannot boot: %s" % error)
-    note_signals(worker)
-    setup = worker.setup()
+    be_worker(end, prepared, runtime_dir, native, errors, loader)
+
+
+class Prepared:
+    """What a fork server leaves to the workers it forks."""
+
+    def __init__(self, control=None, application=None, hooks=None):
+        self.control = control
+        self.application = application
+        self.hooks = hooks
+
+
+NOT_PREPARED = Prepared()
+
+
+def be_fork_server(end, runtime_dir, loader):
+    """`--preload`: imports the application and forks workers. Returns in each of them what they
+    start from, and None in the fork server, when the server wants no more of it."""
+    note_signals()
+    setup = end.setup()
     try:
         enter_application_folder(setup["chdir"], setup["pythonpath"], loader)
-        hooks = worker_hooks(runtime_dir, setup, loader)
-        hooks.call("post_fork")
+        hooks = load_hooks(runtime_dir, setup, loader)
         application = loader.load_application(setup["application"])
+    except loader.ApplicationError as error:
+        end.failed(EXIT_APPLICATION, str(error))
+        leave(EXIT_APPLICATION, str(error))
+    control = load_sibling(runtime_dir, "_preload").serve(end)
+    return None if control is None else Prepared(control, application, hooks)
+
+
+def be_worker(worker, prepared, runtime_dir, native, errors, loader):
+    """From the hand-shake to the end of a worker."""
+    note_signals(worker.wakeup_descriptor())
+    setup = worker.setup()
+    application = prepared.application
+    try:
+        if application is None:
+            enter_application_folder(setup["chdir"], setup["pythonpath"], loader)
+        hooks = worker_hooks(prepared.hooks or load_hooks(runtime_dir, setup, loader), setup)
+        hooks.call("post_fork")
+        if application is None:
+            application = loader.load_application(setup["application"])
         if setup["check_only"]:
             worker.ready()
             return
@@ -193,26 +236,36 @@ def connect(native, control):
         raise BootError(error) from None
 
 
-def note_signals(worker):
+# The handlers of TERM and INT before `note_signals`.
+usual_handlers = {}
+
+
+def note_signals(wakeup_descriptor=None):
     """TERM and INT reach workers too (systemd, Ctrl-C); the server decides what they mean.
 
     A handler that does nothing, not SIG_IGN: children of the application would inherit SIG_IGN.
-    Children that are forked and do not exec get the usual handlers back.
+    Children that are forked and do not exec get the usual handlers back; a forked worker among
+    them comes here again, and keeps those that the application installed before the fork.
     """
-    signal.set_wakeup_fd(worker.wakeup_descriptor(), warn_on_full_buffer=False)
-    usual = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    for number in usual:
-        signal.signal(number, note_signal)
+    if wakeup_descriptor is not None:
+        signal.set_wakeup_fd(wakeup_descriptor, warn_on_full_buffer=False)
+    if not usual_handlers:
+        os.register_at_fork(after_in_child=restore_signals)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            usual_handlers[number] = signal.getsignal(number)
+    for number, handler in usual_handlers.items():
+        if signal.getsignal(number) == handler:
+            signal.signal(number, note_signal)
 
-    def restore():
-        if threading.current_thread() is not threading.main_thread():
-            return
-        signal.set_wakeup_fd(-1)
-        for number, handler in usual.items():
-            if signal.getsignal(number) is note_signal:
-                signal.signal(number, handler)
 
-    os.register_at_fork(after_in_child=restore)
+def restore_signals():
+    """In a forked child."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    signal.set_wakeup_fd(-1)
+    for number, handler in usual_handlers.items():
+        if signal.getsignal(number) is note_signal:
+            signal.signal(number, handler)
 
 
 def note_signal(number, frame):
@@ -252,14 +305,17 @@ class NoHooks:
     call_at_the_end = call
 
 
-def worker_hooks(runtime_dir, setup, loader):
-    """The hooks of this worker, each called by its name alone; raises ApplicationError."""
-    options = setup["options"]
-    specification = dict(options).get("hooks")
+def load_hooks(runtime_dir, setup, loader):
+    """The module of `--hooks`, or None; raises ApplicationError."""
+    specification = dict(setup["options"]).get("hooks")
     if specification is None or setup["check_only"]:
-        return NoHooks()
-    module = load_sibling(runtime_dir, "_hooks")
-    return module.WorkerHooks(module.Hooks(specification, loader), setup)
+        return None
+    return load_sibling(runtime_dir, "_hooks").Hooks(specification, loader)
+
+
+def worker_hooks(hooks, setup):
+    """The hooks of this worker, each called by its name alone."""
+    return NoHooks() if hooks is None else hooks.of_worker(setup)
 
 
 def warm_up(runtime_dir, native, application, setup, errors, loader):

@@ -61,6 +61,10 @@ class Hooks:
                 "--hooks: " + error.what, error.hint, error.traceback_text
             ) from None
 
+    def of_worker(self, setup):
+        """Those of one worker."""
+        return WorkerHooks(self, setup)
+
     def find(self, name):
         """The function of that name, or None."""
         return getattr(self.module, name, None)

@@ -31,6 +31,10 @@ fn from_worker() -> Vec<FromWorker> {
         FromWorker::Failed(Failed { exit_code: -3, text: "Traceback…".into() }),
         FromWorker::WornOut(WornOut { requests: 1_043 }),
         FromWorker::Changed(Changed { path: "/srv/shop/views.py".into() }),
+        FromWorker::Forked(Forked { worker: 7, pid: 4_194_304 }),
+        FromWorker::ForkFailed(ForkFailed { worker: 7, text: "no memory".into() }),
+        FromWorker::Ended(Ended { worker: 7, status: Some(139) }),
+        FromWorker::Ended(Ended { worker: 8, status: None }),
     ]
 }
 
@@ -50,6 +54,15 @@ fn messages_come_back_as_they_went_and_cut_ones_are_refused() {
     from_worker().iter().for_each(check);
     check(&ToWorker::Setup(Box::new(setup())));
     check(&ToWorker::Stop(Stop { graceful: true }));
+    check(&ToWorker::Fork(Fork { worker: 7 }));
+}
+
+#[test]
+fn an_option_makes_a_fork_server() {
+    let mut setup = setup();
+    assert!(!setup.is_fork_server());
+    setup.options.push((FORK_SERVER_OPTION.into(), String::new()));
+    assert!(setup.is_fork_server());
 }
 
 #[test]

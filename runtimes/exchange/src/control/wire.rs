@@ -4,8 +4,8 @@
 //! by what is left of the message, so no length can lead outside it or make it allocate more.
 
 use super::{
-    Changed, ControlError, Failed, FromWorker, Hello, Message, Ready, Setup, Stop, TEXT_BYTES_MAX,
-    ToWorker, WornOut,
+    Changed, ControlError, Ended, Failed, Fork, ForkFailed, Forked, FromWorker, Hello, Message,
+    Ready, Setup, Stop, TEXT_BYTES_MAX, ToWorker, WornOut,
 };
 
 const HELLO: u8 = 1;
@@ -15,6 +15,10 @@ const SETUP: u8 = 16;
 const STOP: u8 = 17;
 const WORN_OUT: u8 = 20;
 const CHANGED: u8 = 21;
+const FORKED: u8 = 40;
+const FORK_FAILED: u8 = 41;
+const ENDED: u8 = 42;
+const FORK: u8 = 43;
 
 impl Message for FromWorker {
     fn encode(&self, into: &mut Vec<u8>) {
@@ -46,6 +50,21 @@ impl Message for FromWorker {
                 fields.byte(CHANGED);
                 fields.text(tail_of(&changed.path, TEXT_BYTES_MAX));
             }
+            FromWorker::Forked(forked) => {
+                fields.byte(FORKED);
+                fields.number(forked.worker.into());
+                fields.number(forked.pid.into());
+            }
+            FromWorker::ForkFailed(failed) => {
+                fields.byte(FORK_FAILED);
+                fields.number(failed.worker.into());
+                fields.text(tail_of(&failed.text, TEXT_BYTES_MAX));
+            }
+            FromWorker::Ended(ended) => {
+                fields.byte(ENDED);
+                fields.number(ended.worker.into());
+                fields.optional(ended.status.map(u64::from));
+            }
         }
     }
 
@@ -69,6 +88,18 @@ impl Message for FromWorker {
             }),
             WORN_OUT => FromWorker::WornOut(WornOut { requests: fields.number("requests")? }),
             CHANGED => FromWorker::Changed(Changed { path: fields.text("path")? }),
+            FORKED => FromWorker::Forked(Forked {
+                worker: fields.narrow("worker")?,
+                pid: fields.narrow("pid")?,
+            }),
+            FORK_FAILED => FromWorker::ForkFailed(ForkFailed {
+                worker: fields.narrow("worker")?,
+                text: fields.text("text")?,
+            }),
+            ENDED => FromWorker::Ended(Ended {
+                worker: fields.narrow("worker")?,
+                status: fields.optional("status")?,
+            }),
             _ => return Err(ControlError::Malformed("kind")),
         };
         fields.end()?;
@@ -88,6 +119,10 @@ impl Message for ToWorker {
                 fields.byte(STOP);
                 fields.byte(stop.graceful.into());
             }
+            ToWorker::Fork(fork) => {
+                fields.byte(FORK);
+                fields.number(fork.worker.into());
+            }
         }
     }
 
@@ -96,6 +131,7 @@ impl Message for ToWorker {
         let message = match fields.byte("kind")? {
             SETUP => ToWorker::Setup(Box::new(fields.setup()?)),
             STOP => ToWorker::Stop(Stop { graceful: fields.flag("graceful")? }),
+            FORK => ToWorker::Fork(Fork { worker: fields.narrow("worker")? }),
             _ => return Err(ControlError::Malformed("kind")),
         };
         fields.end()?;
