@@ -154,6 +154,10 @@ pub const ROWS: &[Row] = &[
          directory in which the server was started."),
     option(APPLICATION, "env", Takes::Many("KEY=VALUE"), "",
         "Environment variable of the workers. Repeatable.").short('e'),
+    option(APPLICATION, "preload", Takes::Nothing, "",
+        "Imports the application once and forks the workers from there. Saves the memory that they \
+         share, and start-up time of all but the first. What the application opens or starts at \
+         import (connections, threads) must stand a fork: docs/operations.md."),
     option(APPLICATION, "hooks", Takes::Text("MODULE"), "",
         "Module whose functions run around the server's life. A module, or a `.py` file; \
          docs/operations.md names the functions: `on_starting`, `when_ready`, `post_fork`, \

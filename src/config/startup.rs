@@ -7,6 +7,8 @@ use super::{ConfigError, Options, limits};
 pub struct Startup {
     /// `--hooks`, as said: a module or a file, relative to `--chdir`.
     pub hooks: Option<String>,
+    /// `--preload`.
+    pub preload: bool,
     /// `--warm-up`: paths or URLs, in order.
     pub warm_up: Vec<String>,
 }
@@ -24,6 +26,7 @@ impl Startup {
             return Err(ConfigError::new(message, "name the few pages that load what others need"));
         }
         Ok(Startup {
+            preload: said.is_on("preload"),
             hooks: said.one("hooks").map(str::to_owned),
             warm_up: warm_up.into_iter().map(target).collect::<Result<_, _>>()?,
         })

@@ -40,7 +40,17 @@ pub async fn check(mut pool: Pool<'_>) -> Result<(), Fault> {
                 let message = format!("the check was interrupted by {signal:?}");
                 return Err(Fault::new(ExitCode::Runtime, message, ""));
             }
-            Some(Event::Reported | Event::Asked(..) | Event::Touched(_)) | None => {}
+            // Nothing is forked, served, watched or asked during a check.
+            Some(
+                Event::ForkServerSaid { .. }
+                | Event::ForkServerGarbled { .. }
+                | Event::NotForked { .. }
+                | Event::WorkerGone { .. }
+                | Event::Reported
+                | Event::Asked(..)
+                | Event::Touched(_),
+            )
+            | None => {}
         }
     }
 }

@@ -17,6 +17,7 @@ use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use super::fault::Fault;
+use super::preload::Ending;
 use super::worker::{Phase, Worker};
 use crate::config::Config;
 use crate::sys::process::signals;
@@ -46,12 +47,7 @@ impl Crashes {
     ///
     /// # Errors
     /// `fault`, if it is no crash or one too many.
-    pub fn at_start(
-        &mut self,
-        worker: &Worker,
-        status: ExitStatus,
-        fault: Fault,
-    ) -> Result<(), Fault> {
+    pub fn at_start(&mut self, worker: &Worker, status: Ending, fault: Fault) -> Result<(), Fault> {
         if !matches!(worker.phase, Phase::Booting | Phase::Loading) {
             return Err(fault);
         }
@@ -79,7 +75,8 @@ impl Crashes {
     }
 
     /// Says on a line of its own what an end that nobody asked for may come from.
-    pub fn advise(&mut self, worker: &Worker, status: ExitStatus) {
+    pub fn advise(&mut self, worker: &Worker, ending: Ending) {
+        let Some(status) = ending.exit_status() else { return };
         let is_oom = status.signal() == Some(signals::KILL) && self.oom_kills.rose();
         // Whom the server killed, it said why.
         if worker.was_killed() || matches!(worker.phase, Phase::Failing(_) | Phase::Overdue) {

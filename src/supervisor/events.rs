@@ -4,6 +4,7 @@
 //! and this queue. It needs no bound of its own: workers send a handful of messages in their lives,
 //! signals and the bell are coalesced by their sources.
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use ringhorn_exchange::control::FromWorker;
@@ -34,6 +35,32 @@ pub enum Event {
         worker: u32,
         /// What is wrong with it.
         error: String,
+    },
+    /// A fork server said something.
+    ForkServerSaid {
+        /// Its number.
+        fork_server: u32,
+        /// What it said.
+        message: FromWorker,
+        /// What came with it.
+        descriptors: Vec<OwnedFd>,
+    },
+    /// What a fork server said is no message.
+    ForkServerGarbled {
+        /// Its number.
+        fork_server: u32,
+        /// What is wrong with it.
+        error: String,
+    },
+    /// A worker that waited for its fork server is not wanted any more.
+    NotForked {
+        /// Its number.
+        worker: u32,
+    },
+    /// A forked worker's process ended a while ago.
+    WorkerGone {
+        /// Its number.
+        worker: u32,
     },
     /// A child ended, ours or an orphan's: the reaper has work.
     ChildEnded,

@@ -11,7 +11,8 @@
 //! the server does not start. Whatever fails later is logged, and the server goes on. Nothing waits
 //! for `when_ready` and `on_reload`; `on_exit` is the last thing a server does, and waited for.
 //!
-//! Invariants: a process of a hook is ended after [`TIMEOUT`]; none outlives the server's end.
+//! Invariants: a process of a hook is ended after [`TIMEOUT`], by itself even when the server is
+//! gone; a server that ends leaves none behind.
 
 use std::fmt;
 use std::io::{self, Read as _};
@@ -28,15 +29,13 @@ use super::facts::ServerFacts;
 use super::fault::{ExitCode, Fault};
 use super::watched::Watched;
 use super::worker::{Recipe, interpreter_command};
-use crate::sys::process::{output_within, pidfd_kill, pidfd_open};
+use crate::sys::process::{output_within, pidfd_kill, pidfd_open, signals};
 use crate::sys::worker_start::start_like_a_worker;
 
 /// How long a hook may take. By taste: a hook prepares, it does not work.
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// How much later it is killed, if it did not end itself with its stack in the log.
 const KILL_AFTER: Duration = Duration::from_secs(2);
-/// `SIGKILL` on every Linux.
-const KILL: i32 = 9;
 /// Bytes that are read of a report: it has three short lines.
 const REPORT_BYTES_MAX: u64 = 16 * 1024;
 
@@ -165,7 +164,7 @@ impl<'a> Hooks<'a> {
                 };
                 let is_fast = matches!(event, Some(Event::Signal(Signal::Int | Signal::Quit)));
                 if event.is_none() || is_fast {
-                    let _ = pidfd_kill(&running.pidfd, KILL);
+                    let _ = pidfd_kill(&running.pidfd, signals::KILL);
                     break;
                 }
             },
@@ -182,7 +181,7 @@ impl<'a> Hooks<'a> {
         for mut running in self.running.drain(..) {
             tracing::warn!("the hook {} still ran: it is killed", running.hook);
             // Refused only once it ended, which is what is wanted.
-            let _ = pidfd_kill(&running.pidfd, KILL);
+            let _ = pidfd_kill(&running.pidfd, signals::KILL);
             let _ = running.child.wait();
         }
     }
@@ -237,7 +236,7 @@ impl<'a> Hooks<'a> {
 async fn bound(watched: Watched, pidfd: OwnedFd) {
     if tokio::time::timeout(TIMEOUT + KILL_AFTER, watched.readable()).await.is_err() {
         // Refused only once it ended, which is what is wanted.
-        let _ = pidfd_kill(&pidfd, KILL);
+        let _ = pidfd_kill(&pidfd, signals::KILL);
     }
 }
 

@@ -14,6 +14,7 @@
 //! | `worker.rs`, `pool.rs`, `seat_blocks.rs`, `back_off.rs` | workers |
 //! | `verdict.rs`, `crashes.rs` | why they end |
 //! | `places.rs`, `renewal.rs`, `recycling.rs`, `generations.rs` | who replaces them, and when |
+//! | `preload.rs`, `fork_server.rs` | workers that are forked (`--preload`) |
 //! | `events.rs`, `watched.rs`, `serve.rs` | signals, reports, children; the loop that acts on them
 //! |
 //! | `scaling.rs`, `touched.rs` | the number of workers; files whose touch reloads |
@@ -33,6 +34,7 @@ pub mod error_log;
 pub mod events;
 pub mod facts;
 pub mod fault;
+pub mod fork_server;
 pub mod generations;
 pub mod heartbeat;
 pub mod hooks;
@@ -42,6 +44,7 @@ pub mod loops;
 pub mod memory;
 pub mod places;
 pub mod pool;
+pub mod preload;
 pub mod recycling;
 pub mod renewal;
 pub mod runtime_dir;
@@ -79,6 +82,7 @@ use crate::config::{
 use crate::control::place;
 use crate::control::socket::ControlSocket;
 use crate::sys::eventfd::EventFd;
+use crate::sys::process::adopt_orphans;
 use crate::sys::rlimit::{DescriptorLimit, raise_descriptor_limit};
 use crate::sys::{signals, worker_start};
 
@@ -138,6 +142,9 @@ fn run_server(
     let concurrency = config.concurrency(usable, !recipe.interpreter.has_one_lock)?;
     let listeners = Listeners::bind(config, concurrency.event_loops)?;
     let mut settings = config.loop_settings(concurrency.event_loops, listeners.facts());
+    if config.startup.preload {
+        adopt_orphans().map_err(system_fault)?;
+    }
     recipe.facts = ServerFacts::of(listeners.urls(), &settings.listeners);
     hooks.introduce(&recipe.facts);
     fit_connections(&mut settings, recipe.descriptor_limit);

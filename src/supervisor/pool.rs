@@ -23,6 +23,7 @@ use super::generations::Generations;
 use super::loops::Loops;
 use super::memory::PoolMemory;
 use super::places::Place;
+use super::preload::{Ending, ForkServers};
 use super::recycling::{Allotment, MEMORY_STEP, Why, pss_bytes};
 use super::renewal::Renewal;
 use super::seat_blocks::SeatBlocks;
@@ -47,6 +48,7 @@ const REMEMBERED: usize = 1024;
 #[derive(Debug)]
 pub struct Pool<'a> {
     pub(super) recipe: Recipe<'a>,
+    pub(super) fork_servers: ForkServers,
     pub(super) concurrency: Concurrency,
     memory: PoolMemory,
     pub(super) generations: Generations,
@@ -107,6 +109,7 @@ impl<'a> Pool<'a> {
         let memory_due = recipe.config.lifecycle.worker_memory_max.map(|_| now + MEMORY_STEP);
         Pool {
             recipe,
+            fork_servers: ForkServers::default(),
             concurrency,
             memory,
             generations: Generations::first(),
@@ -144,7 +147,7 @@ impl<'a> Pool<'a> {
 
     /// Whether no worker process is left.
     pub fn is_empty(&self) -> bool {
-        self.workers.is_empty()
+        self.workers.is_empty() && self.fork_servers.is_empty()
     }
 
     /// The process id behind a worker's number; 0 if it is none.
@@ -208,6 +211,7 @@ impl<'a> Pool<'a> {
             }
         }
         self.look_at_memory(now);
+        self.retire_fork_servers();
         if !self.is_closing {
             self.start_successors(now, events);
         }
@@ -282,7 +286,11 @@ impl<'a> Pool<'a> {
         let number = self.next_number;
         let allotment = Allotment::draw(self.recipe.config);
         let berth = Berth { number, place, generation, seats: seats.clone(), allotment };
-        match Worker::start(&self.recipe, berth, events) {
+        let started = match self.preloads() {
+            true => self.fork(berth, events),
+            false => Worker::start(&self.recipe, berth, events),
+        };
+        match started {
             Ok(worker) => {
                 tracing::debug!("worker {number} (pid {}) starts", worker.pid);
                 self.next_number += 1;
@@ -440,15 +448,37 @@ impl<'a> Pool<'a> {
         loops: Option<&Loops>,
         is_stopping: bool,
     ) -> Result<(), Fault> {
+        if self.fork_server_ended(pid, status, loops, is_stopping)? {
+            return Ok(());
+        }
         let mut workers = self.workers.values();
         let Some(number) = workers.find(|worker| worker.pid == pid).map(|worker| worker.number)
         else {
             tracing::debug!("reaped process {pid}: {status}");
             return Ok(());
         };
+        self.worker_ended(number, Ending::Status(status), loops, is_stopping)
+    }
+
+    /// A worker ended, whoever's child it was.
+    ///
+    /// # Errors
+    /// See [`ended`](Pool::ended).
+    pub(super) fn worker_ended(
+        &mut self,
+        number: u32,
+        status: Ending,
+        loops: Option<&Loops>,
+        is_stopping: bool,
+    ) -> Result<(), Fault> {
         let Some(mut worker) = self.workers.remove(&number) else { return Ok(()) };
+        let pid = worker.pid;
         // Its last words may still be in the socket: its end and theirs come by different ways.
         worker.hear_out();
+        if !matches!(status, Ending::Status(_)) {
+            // If it was forked after all, or lives, it ends by this.
+            worker.stop(false);
+        }
         self.remember(&worker);
         self.tell_of_death(&worker, loops)?;
         if is_stopping {
@@ -456,8 +486,10 @@ impl<'a> Pool<'a> {
             return Ok(());
         }
         if !self.was_ever_ready {
-            let fault = never_ready(&self.recipe, &worker, status);
-            self.crashes.at_start(&worker, status, fault)?;
+            if !matches!(status, Ending::NotForked) {
+                let fault = never_ready(&self.recipe, &worker, status);
+                self.crashes.at_start(&worker, status, fault)?;
+            }
             self.start_again(&worker);
             return Ok(());
         }
@@ -480,7 +512,7 @@ impl<'a> Pool<'a> {
     }
 
     /// What the end of a worker means for its place.
-    fn note_end(&mut self, worker: &Worker, status: ExitStatus) {
+    fn note_end(&mut self, worker: &Worker, status: Ending) {
         let (number, pid) = (worker.number, worker.pid);
         let what = end_of(worker, status);
         let holds = |place: &Place| place.holder == Some(number);
@@ -574,7 +606,7 @@ impl<'a> Pool<'a> {
         if !self.is_condemned {
             tracing::error!("all workers are killed and their shared memory is replaced: {why}");
             self.is_condemned = true;
-            self.kill_all();
+            self.workers.values().for_each(Worker::kill);
         }
         self.is_replaceable()
     }
@@ -610,7 +642,7 @@ impl<'a> Pool<'a> {
 
     /// Its workers, a line each, for an operator.
     pub fn status(&self) -> String {
-        let mut text = String::new();
+        let mut text = self.fork_servers_status();
         for worker in self.workers.values() {
             let state = match &worker.phase {
                 _ if worker.leaves_until.is_some() => "leaving",
@@ -628,12 +660,14 @@ impl<'a> Pool<'a> {
     }
 
     /// Tells every worker to end.
-    pub fn stop_all(&self, graceful: bool) {
+    pub fn stop_all(&mut self, graceful: bool) {
         self.workers.values().for_each(|worker| worker.stop(graceful));
+        self.fork_servers.stop_all();
     }
 
     /// Ends every worker at once.
     pub fn kill_all(&self) {
         self.workers.values().for_each(Worker::kill);
+        self.fork_servers.kill_all();
     }
 }

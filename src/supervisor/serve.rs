@@ -237,6 +237,27 @@ impl Supervisor<'_> {
                 self.pool.garbled(worker, &error);
                 Ok(())
             }
+            Event::ForkServerSaid { fork_server, message, descriptors } => {
+                let is_stopping = !self.needs_workers(course);
+                let loops = Some(&self.loops);
+                let pool = &mut self.pool;
+                pool.fork_server_said(fork_server, message, descriptors, loops, is_stopping)?;
+                self.replace_memory(course)
+            }
+            Event::ForkServerGarbled { fork_server, error } => {
+                self.pool.fork_server_garbled(fork_server, &error);
+                Ok(())
+            }
+            Event::NotForked { worker } => {
+                let is_stopping = !self.needs_workers(course);
+                self.pool.not_forked(worker, Some(&self.loops), is_stopping)?;
+                self.replace_memory(course)
+            }
+            Event::WorkerGone { worker } => {
+                let is_stopping = !self.needs_workers(course);
+                self.pool.worker_gone(worker, Some(&self.loops), is_stopping)?;
+                self.replace_memory(course)
+            }
             Event::ChildEnded => self.reap(course),
             Event::Reported => self.fetch_reports(course),
             Event::Asked(request, reply) => {

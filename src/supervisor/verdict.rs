@@ -4,13 +4,13 @@
 //! A worker that fails says so before it ends (`Failed`): its verdict stands under our name at the
 //! end of what it said, its advice behind `hint:`.
 
-use std::process::ExitStatus;
 use std::time::Duration;
 
 use ringhorn_exchange::LAYOUT_HASH;
 use ringhorn_exchange::control::{Failed, Hello};
 
 use super::fault::{ExitCode, Fault};
+use super::preload::Ending;
 use super::worker::{Phase, Recipe, Worker};
 
 /// How a worker's verdict begins in [`Failed`]'s text.
@@ -32,7 +32,7 @@ fn advice(failed: &Failed, otherwise: &str) -> String {
 }
 
 /// How a worker ended, in one line of the log.
-pub fn end_of(worker: &Worker, status: ExitStatus) -> String {
+pub fn end_of(worker: &Worker, status: Ending) -> String {
     match &worker.phase {
         Phase::Failing(failed) => format!("{status}: {}", verdict(failed)),
         Phase::Overdue => format!("{status}: it was not ready within --startup-timeout"),
@@ -41,7 +41,7 @@ pub fn end_of(worker: &Worker, status: ExitStatus) -> String {
 }
 
 /// Why a worker that ended was never READY.
-pub fn never_ready(recipe: &Recipe<'_>, worker: &Worker, status: ExitStatus) -> Fault {
+pub fn never_ready(recipe: &Recipe<'_>, worker: &Worker, status: Ending) -> Fault {
     let application = &recipe.config.application;
     match &worker.phase {
         Phase::Failing(failed) if failed.exit_code == ExitCode::Application as i32 => Fault::new(

@@ -11,10 +11,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::Command;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::events::{Event, Events};
 use super::facts::ServerFacts;
+use super::fork_server::ForkProcess;
 use super::interpreter::Interpreter;
 use super::memory::PoolMemory;
 use super::recycling::Allotment;
@@ -30,7 +31,10 @@ use ringhorn_exchange::control::{Setup, Stop, ToWorker};
 
 /// Added to a worker's `oom_score_adj`: a tenth of the machine's memory ahead of the server. By
 /// taste.
-const OOM_SCORE_MORE: i32 = 100;
+pub(super) const OOM_SCORE_MORE: i32 = 100;
+
+/// How long a fork server may take to say how a worker of its ended: it does nothing else.
+const PARENT_GRACE: Duration = Duration::from_secs(2);
 
 /// The text that `runtimes/python/ringhorn/_bootstrap.py` documents: loads that file by its path,
 /// so that its folder never enters `sys.path`.
@@ -110,8 +114,24 @@ pub struct Worker {
     /// It was told to leave, and is killed then.
     pub leaves_until: Option<Instant>,
     was_killed: Cell<bool>,
-    pidfd: OwnedFd,
+    process: Process,
+    /// The fork server that forked it or is to; `None`: it was started alone.
+    parent: Option<u32>,
     control: Rc<ControlSocket>,
+    events: Events,
+}
+
+/// What is known of a worker's process.
+#[derive(Debug)]
+enum Process {
+    /// It was started; this watches it.
+    Started(OwnedFd),
+    /// A fork server is to fork it.
+    Awaited {
+        by: Rc<ForkProcess>,
+        /// What it gets as soon as it is there.
+        doom: Cell<Option<i32>>,
+    },
 }
 
 impl Worker {
@@ -123,17 +143,45 @@ impl Worker {
         let (ours, theirs) = ControlSocket::pair()?;
         ours.set_nonblocking(true)?;
         let started = start(Start {
-            command: command(recipe),
+            command: bootstrap_command(recipe),
             control: theirs.as_fd(),
             descriptor_limit: recipe.descriptor_limit,
             oom_score_more: OOM_SCORE_MORE,
         })?;
-        let (pid, pidfd) = (started.pid, started.pidfd);
-        let control = Rc::new(ours);
+        tokio_uring::spawn(watch(Watched::new(&started.pidfd)?, events.clone()));
+        let process = Process::Started(started.pidfd);
+        Worker::new(berth, ours, started.pid, process, None, events)
+    }
+
+    /// A worker that a fork server is to fork, and its end of its control socket.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn awaited(
+        berth: Berth,
+        by: &Rc<ForkProcess>,
+        events: &Events,
+    ) -> io::Result<(Worker, OwnedFd)> {
+        let (ours, theirs) = ControlSocket::pair()?;
+        ours.set_nonblocking(true)?;
+        let parent = Some(by.fork_server);
+        let process = Process::Awaited { by: Rc::clone(by), doom: Cell::new(None) };
+        let worker = Worker::new(berth, ours, 0, process, parent, events)?;
+        Ok((worker, theirs.into_descriptor()))
+    }
+
+    fn new(
+        berth: Berth,
+        control: ControlSocket,
+        pid: u32,
+        process: Process,
+        parent: Option<u32>,
+        events: &Events,
+    ) -> io::Result<Worker> {
+        let control = Rc::new(control);
         let watched = Watched::new(&*control)?;
         let Berth { number, place, generation, seats, allotment } = berth;
         tokio_uring::spawn(listen(number, watched, Rc::clone(&control), events.clone()));
-        tokio_uring::spawn(watch(Watched::new(&pidfd)?, events.clone()));
         Ok(Worker {
             number,
             place,
@@ -146,9 +194,37 @@ impl Worker {
             allotment,
             leaves_until: None,
             was_killed: Cell::new(false),
-            pidfd,
+            process,
+            parent,
             control,
+            events: events.clone(),
         })
+    }
+
+    /// Its fork server forked it.
+    ///
+    /// # Errors
+    /// No descriptor is left to watch it with.
+    pub fn is_forked(&mut self, pid: u32, pidfd: OwnedFd) -> io::Result<()> {
+        tokio_uring::spawn(watch_forked(self.number, Watched::new(&pidfd)?, self.events.clone()));
+        self.pid = pid;
+        let before = std::mem::replace(&mut self.process, Process::Started(pidfd));
+        if let Process::Awaited { doom, .. } = before
+            && let Some(signal) = doom.get()
+        {
+            self.signal(signal);
+        }
+        Ok(())
+    }
+
+    /// Whether it waits for that fork server.
+    pub fn awaits(&self, fork_server: u32) -> bool {
+        self.parent == Some(fork_server) && matches!(self.process, Process::Awaited { .. })
+    }
+
+    /// The fork server that forked it or is to.
+    pub fn forked_by(&self) -> Option<u32> {
+        self.parent
     }
 
     /// After its end: what it said last and nobody read yet, if that is why it failed.
@@ -175,25 +251,53 @@ impl Worker {
         if let Err(error) = self.control.send(&ToWorker::Stop(Stop { graceful }), &[]) {
             tracing::debug!("worker {} cannot be told to stop: {error}", self.number);
         }
+        self.give_up_waiting();
     }
 
     /// Ends it at once.
     pub fn kill(&self) {
         self.was_killed.set(true);
-        // Refused only once it ended, which is what is wanted.
-        let _ = pidfd_kill(&self.pidfd, signals::KILL);
+        self.signal(signals::KILL);
     }
 
     /// Has it write where each of its threads is (`faulthandler` is on) and end.
     pub fn abort(&self) {
         self.was_killed.set(true);
-        // As above.
-        let _ = pidfd_kill(&self.pidfd, signals::ABRT);
+        match &self.process {
+            // Where the import hangs is where its fork server is.
+            Process::Awaited { by, .. } => by.signal(signals::ABRT),
+            Process::Started(_) => self.signal(signals::ABRT),
+        }
     }
 
     /// Whether the server itself ended it.
     pub fn was_killed(&self) -> bool {
         self.was_killed.get()
+    }
+
+    fn signal(&self, signal: i32) {
+        match &self.process {
+            Process::Started(pidfd) => {
+                // Refused only once it ended, which is what is wanted.
+                let _ = pidfd_kill(pidfd, signal);
+            }
+            // Its fork server did not come up, or does not fork, in all the time it had.
+            Process::Awaited { by, .. } if self.phase == Phase::Overdue => by.signal(signals::KILL),
+            Process::Awaited { doom, .. } => {
+                doom.set(Some(signal));
+                self.give_up_waiting();
+            }
+        }
+    }
+
+    /// One whose fork server still imports is not asked for yet, and ends here. Of one that was
+    /// asked for, the fork server will tell.
+    fn give_up_waiting(&self) {
+        if let Process::Awaited { by, .. } = &self.process
+            && !by.is_ready.get()
+        {
+            self.events.tell(Event::NotForked { worker: self.number });
+        }
     }
 
     /// How event loops know it.
@@ -208,7 +312,8 @@ impl Worker {
     }
 }
 
-fn command(recipe: &Recipe<'_>) -> Command {
+/// What becomes a worker or a fork server, as its Setup says.
+pub(super) fn bootstrap_command(recipe: &Recipe<'_>) -> Command {
     let mut command = interpreter_command(recipe);
     command.arg(CONTROL_DESCRIPTOR.to_string());
     command
@@ -245,8 +350,17 @@ async fn listen(worker: u32, watched: Watched, control: Rc<ControlSocket>, event
 }
 
 /// Waits for the process to end.
-async fn watch(process: Watched, events: Events) {
+pub(super) async fn watch(process: Watched, events: Events) {
     // Failing to watch is as good a reason to look.
     let _ = process.readable().await;
     events.tell(Event::ChildEnded);
+}
+
+/// Waits for the end of a process that is no child of ours. Its fork server says how it ended; the
+/// supervisor looks for itself when that takes too long.
+async fn watch_forked(worker: u32, process: Watched, events: Events) {
+    // Failing to watch is as good a reason to look.
+    let _ = process.readable().await;
+    tokio::time::sleep(PARENT_GRACE).await;
+    events.tell(Event::WorkerGone { worker });
 }

@@ -83,6 +83,36 @@ pub fn pidfd_kill(pidfd: &OwnedFd, signal: i32) -> io::Result<()> {
     check(sent as i32).map(drop)
 }
 
+/// The process that a pidfd stands for, by its number here; `None`: it was reaped.
+///
+/// # Errors
+/// The descriptor is none, or `/proc` cannot be read.
+pub fn pid_of(pidfd: &OwnedFd) -> io::Result<Option<u32>> {
+    let path = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
+    let text = std::fs::read_to_string(path)?;
+    let number = text.lines().find_map(|line| line.strip_prefix("Pid:")).map(str::trim);
+    let number = number.and_then(|number| number.parse::<i64>().ok());
+    let number = number.ok_or_else(|| io::Error::other("the descriptor is no pidfd"))?;
+    Ok(u32::try_from(number).ok().filter(|pid| *pid != 0))
+}
+
+/// Whether a process is the child of another. False once it ended and was reaped.
+pub fn is_child_of(pid: u32, parent: u32) -> bool {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let number = text.lines().find_map(|line| line.strip_prefix("PPid:"));
+    number.and_then(|number| number.trim().parse().ok()) == Some(parent)
+}
+
+/// From now on, orphans among the descendants of this process become its children, not those of
+/// PID 1.
+///
+/// # Errors
+/// As `prctl(2)`.
+pub fn adopt_orphans() -> io::Result<()> {
+    // SAFETY: the call sets an attribute of this process.
+    check(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) }).map(drop)
+}
+
 /// Takes one ended child, whoever's it was (orphans too, as PID 1); `None`: none ended, or there is
 /// none.
 ///
@@ -123,6 +153,21 @@ mod tests {
         let child = Command::new("sleep").arg("1000").stdout(Stdio::piped()).spawn().unwrap();
         let error = output_within(child, Duration::from_millis(50)).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[test]
+    fn a_pidfd_tells_whose_it_is_until_the_child_is_reaped() {
+        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+        let pidfd = pidfd_open(child.id()).unwrap();
+        assert_eq!(pid_of(&pidfd).unwrap(), Some(child.id()));
+        assert!(is_child_of(child.id(), std::process::id()));
+        assert!(!is_child_of(std::process::id(), child.id()));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(pid_of(&pidfd).unwrap(), None);
+        assert!(!is_child_of(child.id(), std::process::id()));
+        let file = OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+        assert!(pid_of(&file).is_err());
     }
 
     #[test]

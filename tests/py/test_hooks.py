@@ -83,9 +83,10 @@ class Hooks:
 
 def test_each_hook_runs_once_in_its_place(hooks):
     server = hooks.server(RECORDING, workers=2).start()
-    workers = server.wait_workers(2)
     hooks.wait("worker_start", 2)
     ready = hooks.wait("when_ready")[0]
+    # Both workers are there, so two children are these two: the process of when_ready ended.
+    workers = server.wait_workers(2)
     server.stop()
     assert hooks.names()[0] == "on_starting"
     assert hooks.names()[-1] == "on_exit"
