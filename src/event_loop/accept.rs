@@ -25,7 +25,8 @@ pub const ACCEPTS_ARMED: u16 = 4;
 /// meanwhile, and the log is not flooded.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// How long a drain waits for the backlog to stay dry.
+/// How long a drain waits for the backlog to stay dry, and for the request of a connection that it
+/// accepted.
 pub const BACKLOG_QUIET: Duration = Duration::from_millis(200);
 
 /// How long a drain takes from the backlog at most: clients that go on connecting would keep it
@@ -83,9 +84,18 @@ impl<D: Driver> EventLoop<D> {
         let quiet_since = self.last_accept_ns.max(self.drain_began_ns);
         let ends_ns = self.drain_began_ns.saturating_add(BACKLOG_DRAIN_MAX.as_nanos() as u64);
         // Once disarmed it stays dry: an accept that completed meanwhile arms no others.
-        self.is_disarmed
+        self.leaves_backlog
+            || self.is_disarmed
             || now_ns.saturating_sub(quiet_since) >= BACKLOG_QUIET.as_nanos() as u64
             || now_ns >= ends_ns.min(self.drain_ends_ns)
+    }
+
+    /// Whether what was accepted last had the time to send its request, or its time is over.
+    pub(super) fn has_heard_newcomers(&self) -> bool {
+        let now_ns = self.state.now_ns;
+        let since_ns = self.last_accept_ns.max(self.drain_began_ns);
+        now_ns.saturating_sub(since_ns) >= BACKLOG_QUIET.as_nanos() as u64
+            || now_ns >= self.drain_ends_ns
     }
 
     /// An accept ended.

@@ -41,6 +41,7 @@ impl<D: Driver> EventLoop<D> {
                 }
                 Command::Measure { pool } => self.state.measure(usize::from(pool)),
                 Command::ReplacePool { pool, end } => self.state.replace_pool(pool, *end),
+                Command::LeaveBacklog => self.leaves_backlog = true,
                 Command::Drain { within } => self.begin_drain(within),
                 Command::Quit => self.state.mode = Mode::Stopping,
             }
@@ -67,6 +68,9 @@ impl<D: Driver> EventLoop<D> {
         }
         self.disarm_accepts();
         self.remove_listeners();
+        if !self.has_heard_newcomers() {
+            return;
+        }
         let (now_ns, ends_ns) = (self.state.now_ns, self.drain_ends_ns);
         if !self.has_closed_idle {
             self.has_closed_idle = true;

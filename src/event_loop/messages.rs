@@ -56,6 +56,8 @@ pub enum Command {
         /// The loop's end of the new segments.
         end: Box<LoopEnd>,
     },
+    /// Before `Drain`: others serve all listeners, and the backlogs with them.
+    LeaveBacklog,
     /// Graceful stop: drain the backlog, finish what runs, close what is idle, then report
     /// `Drained`.
     Drain {

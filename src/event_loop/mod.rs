@@ -67,6 +67,8 @@ pub struct EventLoop<D: Driver> {
     drain_ends_ns: u64,
     pause_ends_ns: Option<u64>,
     is_disarmed: bool,
+    /// A drain takes nothing more from the backlogs.
+    leaves_backlog: bool,
     has_closed_idle: bool,
     /// The drain's time is over and whoever still waited was told.
     has_refused_rest: bool,

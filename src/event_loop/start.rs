@@ -134,6 +134,7 @@ impl<D: Driver> EventLoop<D> {
             drain_ends_ns: 0,
             pause_ends_ns: None,
             is_disarmed: false,
+            leaves_backlog: false,
             has_closed_idle: false,
             has_refused_rest: false,
             has_drained: false,

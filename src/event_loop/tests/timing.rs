@@ -248,6 +248,30 @@ fn a_connection_that_falls_idle_does_not_hold_up_a_drain() {
     stage.finish();
 }
 
+/// An upgrade's old server closed connections that it had accepted a moment before, and kept new
+/// ones waiting for workers that were busy with their last requests.
+#[test]
+fn a_drain_that_leaves_the_backlog_serves_what_it_accepted_and_nothing_more() {
+    let mut stage = Stage::calm();
+    let silent = stage.http(b"");
+    stage.settle();
+    assert!(silent.is_served());
+    stage.commands.send(Command::LeaveBacklog).unwrap();
+    stage.commands.send(Command::Drain { within: 30 * SECOND }).unwrap();
+    stage.sim.ring_bell();
+    stage.settle();
+    let late = stage.http(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+    stage.settle();
+    assert!(!late.is_served());
+    silent.send(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+    stage.pass(SECOND);
+    let (status, head, ..) = response(&silent.received());
+    assert_eq!(status, 200);
+    assert!(head.to_lowercase().contains("connection: close"), "{head}");
+    assert!(!late.is_served());
+    stage.finish();
+}
+
 /// Once every request of a burst woke a seat, also when the first one woken had served them all: on
 /// a shared core that was a futile switch a request.
 #[test]
