@@ -6,12 +6,16 @@
 
 pub mod allocator;
 pub mod clock;
+pub mod credentials;
 pub mod descriptors;
 pub mod errno;
 pub mod eventfd;
+pub mod files;
 pub mod local_time;
 pub mod process;
 pub mod rlimit;
 pub mod signals;
 pub mod spool;
+pub mod successor;
+pub mod title;
 pub mod worker_start;

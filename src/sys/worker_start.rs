@@ -4,7 +4,6 @@
 //! allowed: other threads exist, and any lock may be held for ever in the child. `Command` does the
 //! rest (arguments, environment, `/dev/null`, process group, reporting a failed `exec`).
 
-use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
@@ -49,7 +48,6 @@ pub fn start(start: Start<'_>) -> io::Result<Started> {
     reserve_control_descriptor()?;
     let control = control.as_raw_fd();
     let oom_score = own_oom_score()?.saturating_add(oom_score_more).min(1000);
-    let oom_text = format!("{oom_score}");
     command.stdin(Stdio::null()).stdout(Stdio::inherit()).stderr(Stdio::inherit());
     command.process_group(0);
     // SAFETY: the closure runs between fork and exec; everything in it is async-signal-safe and
@@ -58,12 +56,14 @@ pub fn start(start: Start<'_>) -> io::Result<Started> {
         command.pre_exec(move || {
             default_signals();
             descriptor_limit.apply()?;
-            write_oom_score(oom_text.as_bytes());
             keep_only_control(control)
         });
     }
     let child = command.spawn()?;
     let pid = child.id();
+    // After its exec: before that its `/proc` may be root's (a server with `--user`). Best effort:
+    // `/proc` may be read-only, and a worker serves as well without.
+    let _ = std::fs::write(format!("/proc/{pid}/oom_score_adj"), format!("{oom_score}"));
     // The child is not waited for by anybody before this: its number is still its own.
     let pidfd = pidfd_open(pid)?;
     Ok(Started { pid, pidfd })
@@ -129,19 +129,6 @@ fn default_signals() {
     // SAFETY: the kernel only reads the first SET_BYTES of DEFAULT: the empty set.
     unsafe {
         libc::syscall(libc::SYS_rt_sigprocmask, how, DEFAULT.as_ptr(), nowhere, SET_BYTES);
-    }
-}
-
-/// Best effort: `/proc` may be read-only, and a worker serves as well without.
-fn write_oom_score(text: &[u8]) {
-    const PATH: &CStr = c"/proc/self/oom_score_adj";
-    // SAFETY: open, write and close are async-signal-safe; PATH is NUL-terminated, `text` is alive.
-    unsafe {
-        let file = libc::open(PATH.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
-        if file >= 0 {
-            libc::write(file, text.as_ptr().cast(), text.len());
-            libc::close(file);
-        }
     }
 }
 
