@@ -1,8 +1,8 @@
 //! Values of `--bind`.
 //!
-//! `[http://|uwsgi://]` then `HOST:PORT`, `[IPv6]:PORT`, `unix:/path`, `unix:@abstract` or
-//! `fd://N`, then `?mode=0660` for a socket file. Parsing only: names are resolved and sockets made
-//! by `supervisor/listeners.rs`.
+//! `[http://|uwsgi://]` then `HOST:PORT`, `[IPv6]:PORT`, `unix:/path`, `unix:@abstract`, `fd://N`
+//! or `fd://NAME`, then `?mode=0660&user=NAME&group=NAME` for a socket file. Parsing only: names
+//! are resolved and sockets made by `supervisor/listeners.rs`.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -17,8 +17,19 @@ pub struct Bind {
     pub protocol: ListenerProtocol,
     /// The socket.
     pub endpoint: Endpoint,
-    /// Mode of a Unix socket file; `None`: what the umask leaves of 0777.
+    /// What a Unix socket file is to be.
+    pub file: SocketFileFacts,
+}
+
+/// Mode and owner of a socket file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SocketFileFacts {
+    /// `None`: what the umask leaves of 0777.
     pub mode: Option<u32>,
+    /// Name or number; `None`: who the server runs as.
+    pub user: Option<String>,
+    /// Likewise.
+    pub group: Option<String>,
 }
 
 /// A socket to listen on.
@@ -37,13 +48,15 @@ pub enum Endpoint {
     UnixAbstract(String),
     /// A listening socket that was inherited under this number.
     Descriptor(i32),
+    /// The listening sockets that systemd calls so (`FileDescriptorName=`).
+    Named(String),
 }
 
 /// Longest path or abstract name: `sockaddr_un.sun_path` is 108 bytes, one is a NUL (unix(7)).
 const UNIX_NAME_BYTES_MAX: usize = 107;
 
 const FORMS: &str =
-    "HOST:PORT, [::1]:PORT, unix:/path, unix:@name or fd://N, after http:// or uwsgi://";
+    "HOST:PORT, [::1]:PORT, unix:/path, unix:@name, fd://N or fd://NAME, after http:// or uwsgi://";
 
 impl Bind {
     /// Reads one `--bind`.
@@ -59,16 +72,15 @@ impl Bind {
         let endpoint = if let Some(name) = address.strip_prefix("unix:") {
             unix(text, name)?
         } else if let Some(number) = address.strip_prefix("fd://") {
-            let number = number.parse().ok().filter(|number| *number >= 0);
-            Endpoint::Descriptor(number.ok_or_else(|| refuse(text, "fd:// takes a number"))?)
+            descriptor(text, number)?
         } else {
             tcp(text, address)?
         };
-        let mode = query.map(|query| mode(text, query)).transpose()?;
-        if mode.is_some() && !matches!(endpoint, Endpoint::UnixPath(_)) {
-            return Err(refuse(text, "only a Unix socket file has a mode"));
+        if query.is_some() && !matches!(endpoint, Endpoint::UnixPath(_)) {
+            return Err(refuse(text, "only a Unix socket file has a mode and an owner"));
         }
-        Ok(Bind { protocol, endpoint, mode })
+        let file = query.map(|query| socket_file(text, query)).transpose()?.unwrap_or_default();
+        Ok(Bind { protocol, endpoint, file })
     }
 }
 
@@ -122,14 +134,45 @@ fn tcp(text: &str, address: &str) -> Result<Endpoint, ConfigError> {
     Ok(Endpoint::Tcp { host: host.to_owned(), port })
 }
 
-fn mode(text: &str, query: &str) -> Result<u32, ConfigError> {
-    let digits = query
-        .strip_prefix("mode=")
-        .ok_or_else(|| refuse(text, "the only setting behind `?` is mode=, such as ?mode=0660"))?;
+/// What stands behind `?`: settings between `&`, each once.
+fn socket_file(text: &str, query: &str) -> Result<SocketFileFacts, ConfigError> {
+    const SETTINGS: &str = "behind `?` stand mode=, user= and group=, such as ?mode=0660&group=www";
+    let mut file = SocketFileFacts::default();
+    for piece in query.split('&') {
+        let (name, value) = piece.split_once('=').ok_or_else(|| refuse(text, SETTINGS))?;
+        let is_said = match name {
+            "mode" => file.mode.replace(mode(text, value)?).is_some(),
+            "user" | "group" if value.is_empty() => return Err(refuse(text, SETTINGS)),
+            "user" => file.user.replace(value.to_owned()).is_some(),
+            "group" => file.group.replace(value.to_owned()).is_some(),
+            _ => return Err(refuse(text, SETTINGS)),
+        };
+        if is_said {
+            return Err(refuse(text, &format!("{name}= is said twice")));
+        }
+    }
+    Ok(file)
+}
+
+fn mode(text: &str, digits: &str) -> Result<u32, ConfigError> {
     u32::from_str_radix(digits, 8)
         .ok()
         .filter(|mode| *mode <= 0o777 && !digits.starts_with('+'))
         .ok_or_else(|| refuse(text, "a mode is octal, such as 0660"))
+}
+
+/// A number, or a name in the letters that systemd allows (sd_listen_fds_with_names(3)).
+fn descriptor(text: &str, said: &str) -> Result<Endpoint, ConfigError> {
+    if let Some(number) = said.parse().ok().filter(|number| *number >= 0) {
+        return Ok(Endpoint::Descriptor(number));
+    }
+    let is_name = said.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':')
+        && !said.starts_with(|first: char| first.is_ascii_digit() || "+-".contains(first))
+        && (1..=255).contains(&said.len());
+    if !is_name {
+        return Err(refuse(text, "fd:// takes a number, or a name of FileDescriptorName="));
+    }
+    Ok(Endpoint::Named(said.to_owned()))
 }
 
 fn forms() -> String {
@@ -157,6 +200,7 @@ impl fmt::Display for Endpoint {
             Endpoint::UnixPath(path) => write!(f, "unix:{}", path.display()),
             Endpoint::UnixAbstract(name) => write!(f, "unix:@{name}"),
             Endpoint::Descriptor(number) => write!(f, "fd://{number}"),
+            Endpoint::Named(name) => write!(f, "fd://{name}"),
         }
     }
 }
@@ -164,7 +208,9 @@ impl fmt::Display for Endpoint {
 impl fmt::Display for Bind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.endpoint {
-            Endpoint::Descriptor(_) if self.protocol == ListenerProtocol::Http => {
+            Endpoint::Descriptor(_) | Endpoint::Named(_)
+                if self.protocol == ListenerProtocol::Http =>
+            {
                 write!(f, "{}", self.endpoint)
             }
             endpoint => write!(f, "{}://{endpoint}", self.protocol),
@@ -184,7 +230,8 @@ mod tests {
     #[test]
     fn accepts() {
         let check = |text: &str, protocol, endpoint, mode| {
-            assert_eq!(Bind::parse(text), Ok(Bind { protocol, endpoint, mode }), "{text}");
+            let file = SocketFileFacts { mode, ..SocketFileFacts::default() };
+            assert_eq!(Bind::parse(text), Ok(Bind { protocol, endpoint, file }), "{text}");
         };
         let path = |text: &str| Endpoint::UnixPath(PathBuf::from(text));
         check("127.0.0.1:8000", Http, tcp("127.0.0.1", 8000), None);
@@ -197,6 +244,15 @@ mod tests {
         check("unix:@name", Http, Endpoint::UnixAbstract("name".to_owned()), None);
         check("fd://3", Http, Endpoint::Descriptor(3), None);
         check("uwsgi://fd://3", Uwsgi, Endpoint::Descriptor(3), None);
+        check("fd://web.http", Http, Endpoint::Named("web.http".to_owned()), None);
+        check("uwsgi://fd://web", Uwsgi, Endpoint::Named("web".to_owned()), None);
+    }
+
+    #[test]
+    fn socket_files_have_mode_and_owner() {
+        let file = Bind::parse("unix:/a?group=www-data&mode=0660&user=33").unwrap().file;
+        let (user, group) = (Some("33".to_owned()), Some("www-data".to_owned()));
+        assert_eq!(file, SocketFileFacts { mode: Some(0o660), user, group });
     }
 
     #[test]
@@ -216,7 +272,15 @@ mod tests {
             "unix:///run/x",
             "fd://",
             "fd://-1",
-            "fd://x",
+            "fd://3x",
+            "fd://a:b",
+            "fd://a b",
+            "unix:/a?mode=0600&mode=0660",
+            "unix:/a?user=",
+            "unix:/a?user",
+            "unix:/a?",
+            "unix:@a?user=root",
+            "fd://3?group=root",
             "https://a:1",
             "fastcgi://a:1",
             "gopher://a:1",
@@ -234,7 +298,8 @@ mod tests {
 
     #[test]
     fn spelled_as_said() {
-        for text in ["http://[::1]:80", "uwsgi://unix:/run/a", "fd://3", "uwsgi://fd://3"] {
+        for text in ["http://[::1]:80", "uwsgi://unix:/run/a", "fd://3", "uwsgi://fd://3", "fd://a"]
+        {
             assert_eq!(Bind::parse(text).unwrap().to_string(), text);
         }
     }

@@ -4,6 +4,7 @@
 //! [`LoopSettings`] that every event loop holds. [`options`] is the table, [`said`] reads by it,
 //! [`resolved`] gives a meaning to what was said.
 
+pub mod activation;
 pub mod address_set;
 pub mod asking;
 pub mod bind;
@@ -20,7 +21,7 @@ pub mod suggest;
 pub mod value;
 
 pub use address_set::AddressSet;
-pub use bind::{Bind, Endpoint};
+pub use bind::{Bind, Endpoint, SocketFileFacts};
 pub use error::ConfigError;
 pub use lifecycle::{ControlPlace, Lifecycle, ReloadStrategy};
 pub use resolved::{Concurrency, Config, CpuAffinity, LogTarget};

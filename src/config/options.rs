@@ -97,6 +97,7 @@ pub const SECTIONS: &[&str] = &[
     OVERLOAD,
     HEALTH,
     TRUST,
+    PROCESS,
     LOGS,
 ];
 
@@ -110,6 +111,7 @@ const BODIES: &str = "Buffers and spool files";
 const OVERLOAD: &str = "Overload";
 const HEALTH: &str = "Health";
 const TRUST: &str = "Trusted peers";
+const PROCESS: &str = "Process and privileges";
 const LOGS: &str = "Logs";
 
 const KIB: u64 = 1024;
@@ -174,9 +176,10 @@ pub const ROWS: &[Row] = &[
 
     option(LISTENERS, "bind", Takes::Many("ADDRESS"), "127.0.0.1:8000",
         "Address to listen on. Repeatable. `HOST:PORT`, `[::1]:PORT`, `unix:/path`, \
-         `unix:@abstract` or `fd://N`, after `http://` (what a bare address means) or `uwsgi://`; \
-         `?mode=0660` sets the mode of a Unix socket file. Without it, `PORT` in the environment \
-         means `0.0.0.0:$PORT`.").short('b'),
+         `unix:@abstract`, `fd://N` or `fd://NAME` (a socket that systemd passes), after `http://` \
+         (what a bare address means) or `uwsgi://`; `?mode=0660&user=NAME&group=NAME` sets mode and \
+         owner of a Unix socket file. Without it, all sockets that systemd passes are taken, else \
+         `PORT` in the environment means `0.0.0.0:$PORT`.").short('b'),
     option(LISTENERS, "reuse-port", Takes::Nothing, "",
         "One listening socket a loop on each TCP address (SO_REUSEPORT). Default: all loops share \
          one."),
@@ -309,6 +312,17 @@ pub const ROWS: &[Row] = &[
     option(TRUST, "uwsgi-allow-from", Takes::Text("LIST"), "127.0.0.1,::1",
         "Peers that may speak uwsgi over TCP. Addresses and networks, `*` = all; a Unix socket is \
          governed by its mode."),
+
+    option(PROCESS, "user", Takes::Text("USER"), "",
+        "User that server and workers run as, name or number. Listeners and io_uring are set up \
+         before, as root; then groups, user and `no_new_privs` are set for good, and debuggers of \
+         that user are kept off the server. Default: whoever started it.").short('u'),
+    option(PROCESS, "group", Takes::Text("GROUP"), "",
+        "Group that server and workers run as, name or number. Default: the primary group of \
+         `--user`.").short('g'),
+    option(PROCESS, "umask", Takes::Text("MODE"), "",
+        "Permissions that files of server and workers do not get, octal such as `0027`. Default: \
+         whatever it is at the start.").short('m'),
 
     option(LOGS, "access-logfile", Takes::Text("FILE"), "",
         "Access log; `-` = standard output. Default: none."),

@@ -5,11 +5,12 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::activation::{self, PassedSocket};
 use super::said::Environment;
 use super::value::{self, Amount};
 use super::{
-    AddressSet, Bind, ConfigError, HeadLimits, HealthPaths, Lifecycle, ListenerFacts, LoopSettings,
-    Options, Startup, limits, options,
+    AddressSet, Bind, ConfigError, Endpoint, HeadLimits, HealthPaths, Lifecycle, ListenerFacts,
+    LoopSettings, Options, Startup, limits, options,
 };
 use crate::log::AccessFormat;
 
@@ -32,8 +33,10 @@ pub struct Config {
     pub startup: Startup,
     /// `--check`.
     pub check: bool,
-    /// `--bind`, at least one.
+    /// `--bind`, at least one; names of passed sockets are their numbers here.
     pub binds: Vec<Bind>,
+    /// Sockets that systemd passed, whether or not a bind takes them.
+    pub passed_sockets: Vec<PassedSocket>,
     /// `--reuse-port`.
     pub reuse_port: bool,
     /// `--backlog`.
@@ -54,6 +57,12 @@ pub struct Config {
     pub shutdown_delay: Duration,
     /// `--max-crashes`.
     pub crashes_max: u32,
+    /// `--user`, name or number.
+    pub user: Option<String>,
+    /// `--group`, likewise.
+    pub group: Option<String>,
+    /// `--umask`.
+    pub umask: Option<u32>,
     /// `--access-logfile` with `--access-logformat`.
     pub access_log: Option<(LogTarget, AccessFormat)>,
     /// `--error-logfile`.
@@ -115,6 +124,7 @@ impl Config {
                 "say what to serve, such as `ringhorn module:application` or `ringhorn app.py`";
             ConfigError::new("no application was named", hint)
         })?;
+        let passed_sockets = activation::passed(environment, std::process::id())?;
         let config = Config {
             application,
             python: said.one("python").map(str::to_owned),
@@ -124,7 +134,8 @@ impl Config {
             runtime_dir: read.path("runtime-dir"),
             startup: Startup::read(said)?,
             check: said.is_on("check"),
-            binds: read.binds()?,
+            binds: read.binds(&passed_sockets)?,
+            passed_sockets,
             reuse_port: said.is_on("reuse-port"),
             backlog: read.number("backlog")? as u32,
             workers: read.amount("workers")?,
@@ -135,6 +146,9 @@ impl Config {
             lifecycle: Lifecycle::read(&read)?,
             shutdown_delay: read.seconds("shutdown-delay")?,
             crashes_max: read.number("max-crashes")? as u32,
+            user: said.one("user").map(str::to_owned),
+            group: said.one("group").map(str::to_owned),
+            umask: read.umask()?,
             access_log: read.access_log()?,
             error_log: read.log_target("error-logfile").unwrap_or(LogTarget::Standard),
             log_level: read.text("log-level").to_owned(),
@@ -205,6 +219,17 @@ impl Config {
             ),
             "say --workers, with which the server starts, between them",
         ))
+    }
+
+    /// Whether all listeners are systemd's, which go on when this server ends.
+    pub fn has_only_passed_sockets(&self) -> bool {
+        let is_passed = |bind: &Bind| match bind.endpoint {
+            Endpoint::Descriptor(number) => {
+                self.passed_sockets.iter().any(|socket| socket.number == number)
+            }
+            _ => false,
+        };
+        self.binds.iter().all(is_passed)
     }
 
     /// The settings of all loops.
@@ -329,23 +354,45 @@ impl Reader<'_> {
         })
     }
 
-    fn binds(&self) -> Result<Vec<Bind>, ConfigError> {
+    fn binds(&self, passed: &[PassedSocket]) -> Result<Vec<Bind>, ConfigError> {
+        if !passed.is_empty() && !self.said.is_said("bind") {
+            let http = |socket: &PassedSocket| Bind::parse(&format!("fd://{}", socket.number));
+            return passed.iter().map(http).collect();
+        }
         let said = self.said.many("bind");
         if said.len() > limits::LISTENERS_MAX {
             let most = limits::LISTENERS_MAX;
             let message = format!("--bind is said {} times, {most} is the most", said.len());
             return Err(ConfigError::new(message, "one address serves any number of names"));
         }
-        said.into_iter()
-            .map(|text| {
-                let mut bind = Bind::parse(text)?;
+        let mut binds = Vec::new();
+        for text in said {
+            let mut bind = Bind::parse(text)?;
+            match &mut bind.endpoint {
                 // The file is unlinked at exit: by the same path, wherever that happens.
-                if let super::Endpoint::UnixPath(path) = &mut bind.endpoint {
-                    *path = self.start_dir.join(&path);
+                Endpoint::UnixPath(path) => *path = self.start_dir.join(&path),
+                Endpoint::Named(name) => {
+                    for number in activation::named(passed, name)? {
+                        let endpoint = Endpoint::Descriptor(number);
+                        binds.push(Bind { endpoint, ..bind.clone() });
+                    }
+                    continue;
                 }
-                Ok(bind)
-            })
-            .collect()
+                _ => {}
+            }
+            binds.push(bind);
+        }
+        Ok(binds)
+    }
+
+    fn umask(&self) -> Result<Option<u32>, ConfigError> {
+        let octal = |text: &str| {
+            u32::from_str_radix(text, 8)
+                .ok()
+                .filter(|mask| *mask <= 0o777 && !text.starts_with('+'))
+                .ok_or_else(|| "it is octal, such as 0027".to_owned())
+        };
+        self.said.one("umask").map(|text| self.refusing("umask", octal(text))).transpose()
     }
 
     fn worker_environment(&self) -> Result<Vec<(String, String)>, ConfigError> {

@@ -11,6 +11,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use super::ConfigError;
+use super::activation;
 use super::options::{self, ROWS, Row, Takes};
 use super::suggest;
 use super::value;
@@ -109,7 +110,8 @@ impl Options {
         let known: Vec<String> = ROWS.iter().map(Row::variable).collect();
         let ours = |name: &&String| name.starts_with("RINGHORN_");
         for name in environment.keys().filter(ours) {
-            if known.contains(name) || name == LAUNCHED_BY || name == APPLICATION_VARIABLE {
+            let internal = [LAUNCHED_BY, APPLICATION_VARIABLE, activation::UPGRADE];
+            if known.contains(name) || internal.contains(&name.as_str()) {
                 continue;
             }
             // Orchestrators set variables after service names (RINGHORN_PORT_8000_TCP…): only what
@@ -204,8 +206,12 @@ fn from_environment(
         }
         return Ok(Some(values));
     }
-    // Platforms say the port they route to; they route to every interface.
-    match environment.get(PORT).filter(|port| row.name == "bind" && !port.is_empty()) {
+    // Platforms say the port they route to; they route to every interface. Sockets that are passed
+    // say more.
+    let is_asked = row.name == "bind"
+        && environment.contains_key(PORT)
+        && activation::passed(environment, std::process::id())?.is_empty();
+    match environment.get(PORT).filter(|port| is_asked && !port.is_empty()) {
         None => Ok(None),
         Some(port) => match value::number(port, 1, 65_535) {
             Ok(port) => Ok(Some(vec![format!("0.0.0.0:{port}")])),

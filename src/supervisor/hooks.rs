@@ -27,6 +27,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use super::events::{Event, Signal};
 use super::facts::ServerFacts;
 use super::fault::{ExitCode, Fault};
+use super::privileges::Privileges;
 use super::watched::Watched;
 use super::worker::{Recipe, interpreter_command};
 use crate::sys::process::{output_within, pidfd_kill, pidfd_open, signals};
@@ -95,7 +96,7 @@ impl<'a> Hooks<'a> {
     ///
     /// # Errors
     /// The module cannot be used, or `on_starting` failed.
-    pub fn start(recipe: &Recipe<'a>) -> Result<Hooks<'a>, Fault> {
+    pub fn start(recipe: &Recipe<'a>, privileges: &Privileges) -> Result<Hooks<'a>, Fault> {
         let mut hooks = Hooks { recipe: recipe.clone(), defined: Vec::new(), running: Vec::new() };
         let Some(module) = &recipe.config.startup.hooks else { return Ok(hooks) };
         let name = if recipe.config.check { "check" } else { Hook::OnStarting.name() };
@@ -105,6 +106,8 @@ impl<'a> Hooks<'a> {
         };
         // In the server's own process group: until it serves, one Ctrl-C ends both.
         let (mut command, report) = hooks.command(name, 0).map_err(refused)?;
+        // It is the user's code, and the server may still be root.
+        privileges.assume_in_child(&mut command);
         let started = Instant::now();
         let child = command.spawn().map_err(refused)?;
         let ended = output_within(child, TIMEOUT + KILL_AFTER).map(|output| output.status);

@@ -13,6 +13,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use super::fault::{ExitCode, Fault};
+use super::privileges::Privileges;
 use crate::config::Environment;
 use crate::config::said::LAUNCHED_BY;
 
@@ -54,9 +55,13 @@ impl Interpreter {
     ///
     /// # Errors
     /// None found, it cannot be run, or it is one that no runtime supports.
-    pub fn find(said: Option<&str>, environment: &Environment) -> Result<Interpreter, Fault> {
+    pub fn find(
+        said: Option<&str>,
+        environment: &Environment,
+        privileges: &Privileges,
+    ) -> Result<Interpreter, Fault> {
         let (executable, reason) = choose(said, environment)?;
-        let interpreter = probe(&executable, reason)?;
+        let interpreter = probe(&executable, reason, privileges)?;
         interpreter.judge()?;
         Ok(interpreter)
     }
@@ -179,18 +184,17 @@ fn is_executable(path: &Path) -> bool {
     path.metadata().is_ok_and(|facts| facts.is_file() && facts.permissions().mode() & 0o111 != 0)
 }
 
-fn probe(executable: &Path, reason: String) -> Result<Interpreter, Fault> {
+fn probe(executable: &Path, reason: String, privileges: &Privileges) -> Result<Interpreter, Fault> {
     let shown = executable.display();
     let cannot = |what: String| {
         unfit(format!("{shown} cannot be run: {what}"), "check it by hand, or choose with --python")
     };
-    let child = Command::new(executable)
-        .args(["-c", PROBE])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|error| cannot(error.to_string()))?;
+    let mut command = Command::new(executable);
+    command.args(["-c", PROBE]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // It runs the user's own code: `sitecustomize`, and what a virtual environment brings.
+    privileges.assume_in_child(&mut command);
+    let child = command.spawn().map_err(|error| cannot(error.to_string()))?;
     let output = crate::sys::process::output_within(child, PROBE_TIMEOUT)
         .map_err(|error| cannot(error.to_string()))?;
     let text = String::from_utf8_lossy(&output.stdout);

@@ -3,23 +3,28 @@
 //! Step 0 of the walk of a request. Loops share a listener (each holds a duplicate of its
 //! descriptor), unless `--reuse-port` gives each loop its own on TCP.
 //!
-//! Invariants: nothing listens before its mode is set; a socket file is taken over only if nobody
-//! answers there, and unlinked at exit only if it is still the one that was made here.
+//! A server that follows a running one (USR2) takes over the sockets that both bind
+//! (`handed_over.rs`), and hands its own on in the same way.
+//!
+//! Invariants: nothing listens before its mode and owner are set; socket files are taken over and
+//! removed as `socket_file.rs` says.
 
 use std::fs;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::SocketAddr as UnixAddress;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::Path;
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::fault::{ExitCode, Fault};
-use crate::config::{Bind, Config, Endpoint, ListenerFacts, ListenerProtocol};
+use super::handed_over::{HandedOver, key, local_address};
+use super::privileges::{Privileges, group_number, user_number};
+use super::socket_file::{Attributes, Found, SocketFile, clear_stale};
+use crate::config::activation::PassedSocket;
+use crate::config::{Bind, Config, ConfigError, Endpoint, ListenerFacts, ListenerProtocol};
 use crate::sys::descriptors;
 
 /// Everything that the server listens on.
@@ -33,33 +38,68 @@ struct Listener {
     facts: ListenerFacts,
     /// For the log: what a client would connect to.
     url: String,
+    /// The endpoint as it was said, for a successor.
+    said: String,
     /// One for all loops, or one each.
     sockets: Vec<Socket>,
-    #[expect(dead_code, reason = "held for its drop")]
     file: Option<SocketFile>,
 }
 
-/// A socket file that was made here; unlinked at drop if it still is that one.
-#[derive(Debug)]
-struct SocketFile {
-    path: PathBuf,
-    device: u64,
-    inode: u64,
-}
-
 impl Listeners {
-    /// Binds all of them for so many loops; nothing stays bound after an error.
+    /// Binds all of them for so many loops, or takes them over from a running server; nothing
+    /// stays bound after an error. Needs root's rights where the addresses or owners do.
     ///
     /// # Errors
     /// The first that cannot be bound, with what to do about it.
-    pub fn bind(config: &Config, event_loops: u32) -> Result<Listeners, Fault> {
+    pub fn bind(
+        config: &Config,
+        event_loops: u32,
+        privileges: &Privileges,
+        handed_over: &mut HandedOver,
+    ) -> Result<Listeners, Fault> {
         warn_of_clipped_backlog(config.backlog);
-        let maker = Maker { config, event_loops };
-        let mut listeners = Vec::new();
+        let mut maker = Maker { config, event_loops, privileges, handed_over, made: Vec::new() };
         for bind in &config.binds {
-            maker.bind(bind, &mut listeners)?;
+            maker.bind(bind)?;
         }
-        Ok(Listeners { listeners })
+        let made = maker.made;
+        // A successor is passed nothing: the numbers mean something else there.
+        if !handed_over.is_upgrade() {
+            warn_of_unused(config)?;
+        }
+        Ok(Listeners { listeners: made })
+    }
+
+    /// The sockets and what they are called, for a successor; the order is that of
+    /// [`hand_on`](Listeners::hand_on).
+    pub fn for_successor(&self) -> Vec<(&str, BorrowedFd<'_>)> {
+        let sockets = self.listeners.iter().flat_map(|listener| {
+            listener.sockets.iter().map(|socket| (listener.said.as_str(), socket.as_fd()))
+        });
+        sockets.collect()
+    }
+
+    /// A successor took these sockets: their files are no longer ours to remove. Returns whether
+    /// it took them all.
+    pub fn hand_on(&mut self, taken: &[usize]) -> bool {
+        let mut first = 0;
+        for listener in &mut self.listeners {
+            let numbers = first..first + listener.sockets.len();
+            first = numbers.end;
+            let is_taken = taken.iter().any(|number| numbers.contains(number));
+            if let Some(file) = listener.file.as_mut().filter(|_| is_taken) {
+                file.hand_on();
+            }
+        }
+        (0..first).all(|number| taken.contains(&number))
+    }
+
+    /// The running server has handed over: its socket files are ours now.
+    pub fn take_files(&mut self) {
+        self.listeners
+            .iter_mut()
+            .filter_map(|listener| listener.file.as_mut())
+            .for_each(SocketFile::take);
     }
 
     /// What loops are told, in the order of [`of_loop`](Listeners::of_loop).
@@ -96,38 +136,82 @@ impl Listeners {
 struct Maker<'a> {
     config: &'a Config,
     event_loops: u32,
+    privileges: &'a Privileges,
+    handed_over: &'a mut HandedOver,
+    made: Vec<Listener>,
 }
 
 impl Maker<'_> {
-    fn bind(&self, bind: &Bind, made: &mut Vec<Listener>) -> Result<(), Fault> {
+    fn bind(&mut self, bind: &Bind) -> Result<(), Fault> {
+        let sockets = self.handed_over.take_said(&bind.endpoint);
+        if !sockets.is_empty() {
+            return self.take_over(bind, sockets);
+        }
         match &bind.endpoint {
-            Endpoint::Tcp { host, port } => self.tcp(bind, host, *port, made),
+            Endpoint::Tcp { host, port } => self.tcp(bind, host, *port),
             Endpoint::UnixPath(path) => {
-                self.unix_path(bind, path).map(|made_here| made.push(made_here))
+                let listener = self.unix_path(bind, path)?;
+                self.made.push(listener);
+                Ok(())
             }
             Endpoint::UnixAbstract(name) => {
                 let socket = UnixAddress::from_abstract_name(name)
                     .and_then(|_| unix_socket(&SockAddr::unix(format!("\0{name}"))?))
                     .map_err(|error| refusal(bind, &error))?;
                 self.listen(&socket).map_err(|error| refusal(bind, &error))?;
-                made.push(unix_listener(bind, socket, None));
+                self.made.push(unix_listener(bind, socket, None));
                 Ok(())
+            }
+            Endpoint::Descriptor(_) | Endpoint::Named(_) if self.handed_over.is_upgrade() => {
+                Err(Fault::new(
+                    ExitCode::Configuration,
+                    format!("cannot listen on {bind}: the running server does not"),
+                    "sockets of systemd come with a start: restart the service",
+                ))
             }
             Endpoint::Descriptor(number) => {
-                made.push(inherited(bind, *number)?);
+                self.made.push(inherited(bind, *number)?);
                 Ok(())
             }
+            // Resolved to numbers with the configuration, which knows what was passed.
+            Endpoint::Named(_) => Err(Fault::from(ConfigError::new(
+                format!("cannot listen on {bind}: no socket of that name was passed"),
+                "systemd passes sockets to the service of a socket unit",
+            ))),
         }
     }
 
+    /// Sockets of the running server, one listener an address.
+    fn take_over(&mut self, bind: &Bind, sockets: Vec<Socket>) -> Result<(), Fault> {
+        for socket in sockets {
+            let mut listener = facts_of(bind, socket).map_err(|error| refusal(bind, &error))?;
+            if let Endpoint::UnixPath(path) = &bind.endpoint {
+                let file = SocketFile::at(path, self.attributes(bind)?);
+                listener.file = Some(file.map_err(|error| refusal(bind, &error))?);
+                listener.url = format!("{}://{}", bind.protocol, bind.endpoint);
+            }
+            if let Endpoint::Tcp { host, .. } = &bind.endpoint {
+                listener.facts.server_name.clone_from(host);
+            }
+            // Sockets of one address (--reuse-port) go to a loop each. What exceeds the loops is
+            // shared by all: connections wait in each of them.
+            let room = self.event_loops as usize;
+            let same = self.made.iter_mut().find(|other| {
+                let address = other.sockets.first().and_then(local_address);
+                address.is_some()
+                    && address == local_address(&listener.sockets[0])
+                    && other.sockets.len() < room
+            });
+            match same {
+                Some(other) => other.sockets.append(&mut listener.sockets),
+                None => self.made.push(listener),
+            }
+        }
+        Ok(())
+    }
+
     /// Every address that the name stands for: a client of `localhost` may try either family.
-    fn tcp(
-        &self,
-        bind: &Bind,
-        host: &str,
-        port: u16,
-        made: &mut Vec<Listener>,
-    ) -> Result<(), Fault> {
+    fn tcp(&mut self, bind: &Bind, host: &str, port: u16) -> Result<(), Fault> {
         let addresses = (host, port).to_socket_addrs().map_err(|error| {
             let hint = "give an address of this machine, such as 127.0.0.1 or 0.0.0.0";
             Fault::new(ExitCode::Configuration, format!("cannot listen on {bind}: {error}"), hint)
@@ -141,10 +225,16 @@ impl Maker<'_> {
             if seen.contains(&address) {
                 continue;
             }
+            let sockets = self.handed_over.take_bound(address);
+            if !sockets.is_empty() {
+                seen.push(address);
+                self.take_over(bind, sockets)?;
+                continue;
+            }
             match self.tcp_listener(bind, host, address) {
                 Ok((listener, actual)) => {
                     seen.push(actual);
-                    made.push(listener);
+                    self.made.push(listener);
                 }
                 // A name may stand for an address of a family that this host does not have.
                 Err(error) if is_missing_family(&error) && !seen.is_empty() => {}
@@ -182,31 +272,34 @@ impl Maker<'_> {
             server_port: address.port().to_string(),
         };
         let url = format!("{}://{address}", bind.protocol);
-        Ok((Listener { facts, url, sockets, file: None }, address))
+        let said = key(&bind.endpoint);
+        Ok((Listener { facts, url, said, sockets, file: None }, address))
     }
 
     fn unix_path(&self, bind: &Bind, path: &Path) -> Result<Listener, Fault> {
+        let attributes = self.attributes(bind)?;
         let address = SockAddr::unix(path).map_err(|error| refusal(bind, &error))?;
         let socket = match unix_socket(&address) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-                clear_stale(bind, path, &address)?;
+                clear(bind, path, &address)?;
                 unix_socket(&address)
             }
             made => made,
         }
         .map_err(|error| refusal(bind, &error))?;
-        let finish = || -> io::Result<SocketFile> {
-            let facts = fs::symlink_metadata(path)?;
-            let file =
-                SocketFile { path: path.to_owned(), device: facts.dev(), inode: facts.ino() };
-            if let Some(mode) = bind.mode {
-                fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
-            }
-            self.listen(&socket)?;
-            Ok(file)
-        };
-        let file = finish().map_err(|error| refusal(bind, &error))?;
+        let file = SocketFile::made(path, attributes).map_err(|error| refusal(bind, &error))?;
+        self.listen(&socket).map_err(|error| refusal(bind, &error))?;
         Ok(unix_listener(bind, socket, Some(file)))
+    }
+
+    /// Mode and owner of a socket file: what was said of it, else who the server will run as.
+    fn attributes(&self, bind: &Bind) -> Result<Attributes, Fault> {
+        let place = format!("--bind {bind}");
+        let user = bind.file.user.as_deref().map(|user| user_number(&place, user)).transpose()?;
+        let group = bind.file.group.as_deref();
+        let group = group.map(|group| group_number(&place, group)).transpose()?;
+        let (uid, gid) = self.privileges.owner().unzip();
+        Ok(Attributes { mode: bind.file.mode, uid: user.or(uid), gid: group.or(gid) })
     }
 
     fn listen(&self, socket: &Socket) -> io::Result<()> {
@@ -225,6 +318,7 @@ fn unix_listener(bind: &Bind, socket: Socket, file: Option<SocketFile>) -> Liste
     Listener {
         facts: unix_facts(bind.protocol),
         url: format!("{}://{}", bind.protocol, bind.endpoint),
+        said: key(&bind.endpoint),
         sockets: vec![socket],
         file,
     }
@@ -245,24 +339,30 @@ fn inherited(bind: &Bind, number: i32) -> Result<Listener, Fault> {
         Fault::new(
             ExitCode::Configuration,
             format!("cannot listen on {bind}: {what}"),
-            "the number is that of a listening stream socket which the server inherits (systemd: from 3)",
+            "the number is that of a listening stream socket which the server inherits (systemd: \
+             from 3, with ListenStream= and without Accept=yes)",
         )
     };
     let socket =
         descriptors::duplicate_inherited(number).map_err(|error| wrong(error.to_string()))?;
-    let socket = Socket::from(socket);
-    let is_stream = socket.r#type().map_err(|error| wrong(error.to_string()))? == Type::STREAM;
-    if !is_stream || !socket.is_listener().map_err(|error| wrong(error.to_string()))? {
-        return Err(wrong("it does not listen".to_owned()));
-    }
-    let address = socket.local_addr().map_err(|error| wrong(error.to_string()))?;
+    let listener =
+        facts_of(bind, Socket::from(socket)).map_err(|error| wrong(error.to_string()))?;
     if number > 2 {
         // From here on it lives and closes with the duplicate.
         descriptors::replace_by_null(number).map_err(|error| wrong(error.to_string()))?;
     }
+    Ok(listener)
+}
+
+/// What an open socket says of itself.
+fn facts_of(bind: &Bind, socket: Socket) -> io::Result<Listener> {
+    if socket.r#type()? != Type::STREAM || !socket.is_listener()? {
+        return Err(io::Error::other("it is no stream socket that listens"));
+    }
+    let address = socket.local_addr()?;
     let (facts, place) = match address.as_socket() {
         Some(address) => {
-            socket.set_tcp_nodelay(true).map_err(|error| wrong(error.to_string()))?;
+            socket.set_tcp_nodelay(true)?;
             let facts = ListenerFacts {
                 protocol: bind.protocol,
                 is_unix: false,
@@ -277,62 +377,42 @@ fn inherited(bind: &Bind, number: i32) -> Result<Listener, Fault> {
         }
     };
     let url = format!("{}://{place}", bind.protocol);
-    Ok(Listener { facts, url, sockets: vec![socket], file: None })
+    let said = key(&bind.endpoint);
+    Ok(Listener { facts, url, said, sockets: vec![socket], file: None })
 }
 
-/// Removes a socket file at which nobody answers.
-fn clear_stale(bind: &Bind, path: &Path, address: &SockAddr) -> Result<(), Fault> {
-    let is_socket = fs::symlink_metadata(path).is_ok_and(|facts| facts.file_type().is_socket());
-    if !is_socket {
-        return Err(Fault::new(
+/// Makes room at the path of a socket file.
+fn clear(bind: &Bind, path: &Path, address: &SockAddr) -> Result<(), Fault> {
+    match clear_stale(path, address) {
+        Ok(Found::Stale) => Ok(()),
+        Ok(Found::Live) => Err(in_use(bind)),
+        Ok(Found::NoSocket) => Err(Fault::new(
             ExitCode::Configuration,
             format!("cannot listen on {bind}: {} exists and is no socket", path.display()),
             "choose another path, or remove the file",
-        ));
-    }
-    match still_answers(address) {
-        Ok(false) => {
-            tracing::info!("taking over the stale socket file {}", path.display());
-            fs::remove_file(path).map_err(|error| refusal(bind, &error))
-        }
-        Ok(true) => Err(in_use(bind)),
+        )),
         Err(error) => Err(refusal(bind, &error)),
     }
 }
 
-/// Whether somebody goes on listening at a socket file: the kernel closes the sockets of a server
-/// that was killed a moment after its process is gone (its rings are taken down first).
-fn still_answers(address: &SockAddr) -> io::Result<bool> {
-    for _ in 0..LAST_BREATH_TRIES {
-        if !answers(address)? {
-            return Ok(false);
-        }
-        std::thread::sleep(LAST_BREATH);
+/// A socket that was passed and is not served keeps its clients waiting for ever: they are told.
+fn warn_of_unused(config: &Config) -> Result<(), Fault> {
+    let is_served = |socket: &&PassedSocket| {
+        config.binds.iter().any(|bind| bind.endpoint == Endpoint::Descriptor(socket.number))
+    };
+    for socket in config.passed_sockets.iter().filter(|socket| !is_served(socket)) {
+        let PassedSocket { number, name } = socket;
+        tracing::warn!(
+            "socket {number} (`{name}`) was passed, but no --bind takes it: fd://{number} would"
+        );
+        // Closed here; systemd holds it still.
+        descriptors::replace_by_null(*number).map_err(|error| {
+            let message = format!("socket {number} was passed, but cannot be closed: {error}");
+            Fault::new(ExitCode::Runtime, message, "")
+        })?;
     }
-    answers(address)
+    Ok(())
 }
-
-/// How often, and how long apart, a listener is looked at again before it is called live.
-const LAST_BREATH_TRIES: u32 = 10;
-const LAST_BREATH: Duration = Duration::from_millis(50);
-
-/// Whether somebody listens at a socket file.
-fn answers(address: &SockAddr) -> io::Result<bool> {
-    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    // A full backlog would make a blocking connect wait.
-    socket.set_nonblocking(true)?;
-    match socket.connect(address) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(false),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),
-        // A datagram or seqpacket socket of somebody else.
-        Err(error) if error.raw_os_error() == Some(WRONG_TYPE) => Ok(true),
-        Err(error) => Err(error),
-        Ok(()) => Ok(true),
-    }
-}
-
-/// `EPROTOTYPE` on every Linux but MIPS, SPARC, PA-RISC and Alpha, which have no worker module.
-const WRONG_TYPE: i32 = 91;
 
 fn is_missing_family(error: &io::Error) -> bool {
     /// `EAFNOSUPPORT` likewise.
@@ -374,19 +454,6 @@ fn warn_of_clipped_backlog(backlog: u32) {
         tracing::warn!(
             "--backlog {backlog} is clipped to {most}: raise the sysctl net.core.somaxconn"
         );
-    }
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        let ours = fs::symlink_metadata(&self.path)
-            .is_ok_and(|facts| (facts.dev(), facts.ino()) == (self.device, self.inode));
-        if !ours {
-            return;
-        }
-        if let Err(error) = fs::remove_file(&self.path) {
-            tracing::warn!("cannot remove {}: {error}", self.path.display());
-        }
     }
 }
 

@@ -21,6 +21,8 @@
 //! | `access_log.rs`, `error_log.rs` | the two logs |
 //! | `hooks.rs`, `facts.rs` | hooks of the server; what hooks and warm-up requests are told |
 //! | `check.rs` | `--check` |
+//! | `privileges.rs`, `socket_file.rs` | who the server runs as, and whose its socket files are |
+//! | `handed_over.rs` | sockets of a running server that is followed |
 //! | `fault.rs` | why a server ends, and its exit code |
 //!
 //! Invariants: the server process never runs Python; one task owns all state; every thread but this
@@ -36,6 +38,7 @@ pub mod facts;
 pub mod fault;
 pub mod fork_server;
 pub mod generations;
+pub mod handed_over;
 pub mod heartbeat;
 pub mod hooks;
 pub mod interpreter;
@@ -45,12 +48,14 @@ pub mod memory;
 pub mod places;
 pub mod pool;
 pub mod preload;
+pub mod privileges;
 pub mod recycling;
 pub mod renewal;
 pub mod runtime_dir;
 pub mod scaling;
 pub mod seat_blocks;
 pub mod serve;
+pub mod socket_file;
 mod touched;
 pub mod verdict;
 pub mod watched;
@@ -65,12 +70,14 @@ use events::{Event, Events};
 use facts::ServerFacts;
 use fault::{ExitCode, Fault};
 use generations::Generations;
+use handed_over::HandedOver;
 use hooks::Hooks;
 use interpreter::Interpreter;
 use listeners::Listeners;
 use loops::Loops;
 use memory::PoolMemory;
 use pool::Pool;
+use privileges::Privileges;
 use scaling::Scaling;
 use seat_blocks::SeatBlocks;
 use serve::Supervisor;
@@ -84,7 +91,7 @@ use crate::control::socket::ControlSocket;
 use crate::sys::eventfd::EventFd;
 use crate::sys::process::adopt_orphans;
 use crate::sys::rlimit::{DescriptorLimit, raise_descriptor_limit};
-use crate::sys::{signals, worker_start};
+use crate::sys::{signals, spool, worker_start};
 
 /// Entries of the supervisor's own ring: it writes one log at a time.
 const RING_ENTRIES: u32 = 8;
@@ -96,21 +103,32 @@ const OTHER_DESCRIPTORS: u64 = 1024;
 /// # Errors
 /// Why it did not start or could not go on.
 pub fn run(config: &Config, environment: &Environment, warnings: &[String]) -> Result<(), Fault> {
-    error_log::open(config)?;
+    let privileges = Privileges::find(config)?;
+    privileges.give_log_files(config)?;
+    {
+        let _rights = privileges.for_files()?;
+        error_log::open(config)?;
+    }
     for warning in warnings {
         tracing::warn!("{warning}");
     }
     let prepared = signals::unblock_all().and_then(|()| worker_start::reserve_control_descriptor());
     prepared.map_err(system_fault)?;
-    let interpreter = Interpreter::find(config.python.as_deref(), environment)?;
+    let python = config.python.as_deref();
+    let interpreter = Interpreter::find(python, environment, &privileges)?;
     tracing::info!("interpreter: {interpreter}, chosen by {}", interpreter.reason);
     let runtime_dir = runtime_dir::find(config.runtime_dir.as_deref(), &interpreter)?;
     let descriptor_limit = raise_descriptor_limit().map_err(system_fault)?;
     let facts = ServerFacts::default();
     let (interpreter, runtime_dir) = (&interpreter, runtime_dir.as_path());
     let recipe = Recipe { config, interpreter, runtime_dir, descriptor_limit, facts };
-    let hooks = Hooks::start(&recipe)?;
-    if config.check { run_check(recipe) } else { run_server(recipe, hooks, environment) }
+    let hooks = Hooks::start(&recipe, &privileges)?;
+    if config.check {
+        privileges.drop_for_good()?;
+        run_check(recipe)
+    } else {
+        run_server(recipe, hooks, environment, &privileges)
+    }
 }
 
 fn run_check(recipe: Recipe<'_>) -> Result<(), Fault> {
@@ -134,13 +152,15 @@ fn run_server(
     mut recipe: Recipe<'_>,
     mut hooks: Hooks<'_>,
     environment: &Environment,
+    privileges: &Privileges,
 ) -> Result<(), Fault> {
     let config = recipe.config;
+    let mut handed_over = HandedOver::default();
     let allowed = core_affinity::get_core_ids().unwrap_or_default();
     let cores = cores(&config.cpu_affinity, &allowed)?;
     let usable = std::thread::available_parallelism().map_or(1, |count| count.get() as u32);
     let concurrency = config.concurrency(usable, !recipe.interpreter.has_one_lock)?;
-    let listeners = Listeners::bind(config, concurrency.event_loops)?;
+    let listeners = Listeners::bind(config, concurrency.event_loops, privileges, &mut handed_over)?;
     let mut settings = config.loop_settings(concurrency.event_loops, listeners.facts());
     if config.startup.preload {
         adopt_orphans().map_err(system_fault)?;
@@ -151,6 +171,9 @@ fn run_server(
     let settings = Arc::new(settings);
     let rings = loops::prepare_rings(&settings)?;
     let runtime = start_runtime()?;
+    // Root's rights end here, before there is a second thread or any of the user's code.
+    privileges.drop_for_good()?;
+    check_spool_dir(&settings)?;
 
     let bells = new_bells(concurrency.event_loops)?;
     let blocks = SeatBlocks::new(concurrency.workers_room, concurrency.threads);
@@ -240,6 +263,21 @@ fn start_runtime() -> Result<tokio_uring::Runtime, Fault> {
             ExitCode::IoUring,
             format!("the kernel refuses io_uring to the supervisor: {error}"),
             "allow io_uring (seccomp profile, sysctl kernel.io_uring_disabled=0) and locked memory",
+        )
+    })
+}
+
+/// Better now than at the first large body.
+fn check_spool_dir(settings: &LoopSettings) -> Result<(), Fault> {
+    if settings.body_spool_bytes == 0 {
+        return Ok(());
+    }
+    let dir = &settings.spool_dir;
+    spool::unlinked_file(dir).map(drop).map_err(|error| {
+        Fault::new(
+            ExitCode::Configuration,
+            format!("--spool-dir: cannot make a file in {}: {error}", dir.display()),
+            "name a folder that the server's user may write to, or say --body-spool-size 0",
         )
     })
 }

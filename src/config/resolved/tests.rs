@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 
 use super::*;
-use crate::config::{Asked, Endpoint};
+use crate::config::Asked;
 
 fn resolve(line: &str) -> Result<Config, ConfigError> {
     let environment = Environment::from([("TMPDIR".to_owned(), "/scratch".to_owned())]);
@@ -105,4 +105,48 @@ fn the_access_log_says_what_to_capture() {
     let settings = config.loop_settings(1, Vec::new());
     let names = settings.access.unwrap().variables;
     assert_eq!(names, [Box::from(b"HTTP_USER_AGENT".as_slice())]);
+}
+
+#[test]
+fn process_options() {
+    let config = resolve("a:b -u www -g 33 -m 0027").unwrap();
+    assert_eq!(config.umask, Some(0o27));
+    assert_eq!((config.user.as_deref(), config.group.as_deref()), (Some("www"), Some("33")));
+    for line in ["a:b --umask 8", "a:b --umask 1000", "a:b --umask +7"] {
+        assert!(resolve(line).is_err(), "{line}");
+    }
+}
+
+#[test]
+fn passed_sockets_are_the_default_binds() {
+    let pid = std::process::id().to_string();
+    let with = |line: &str| {
+        let pairs = [
+            ("LISTEN_FDS", "2"),
+            ("LISTEN_PID", pid.as_str()),
+            ("LISTEN_FDNAMES", "web:admin"),
+            ("PORT", "80"),
+        ];
+        let environment = pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        let arguments = std::iter::once("ringhorn").chain(line.split_whitespace());
+        match Options::read(arguments.map(OsString::from), &environment).unwrap() {
+            Asked::Serve(options) => Config::resolve(&options, &environment, Path::new("/start")),
+            Asked::Print(text) => panic!("{text}"),
+        }
+    };
+    let shown = |line: &str| -> Vec<String> {
+        with(line).unwrap().binds.iter().map(ToString::to_string).collect()
+    };
+    assert_eq!(shown("a:b"), ["fd://3", "fd://4"]);
+    assert_eq!(shown("a:b --bind uwsgi://fd://admin"), ["uwsgi://fd://4"]);
+    assert_eq!(shown("a:b --bind 127.0.0.1:1"), ["http://127.0.0.1:1"]);
+    assert!(with("a:b --bind fd://other").is_err());
+    for (line, expected) in [
+        ("a:b", true),
+        ("a:b --bind fd://web", true),
+        ("a:b --bind fd://web --bind 127.0.0.1:1", false),
+        ("a:b --bind fd://0", false),
+    ] {
+        assert_eq!(with(line).unwrap().has_only_passed_sockets(), expected, "{line}");
+    }
 }

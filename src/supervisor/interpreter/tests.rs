@@ -80,7 +80,7 @@ fn probes() {
     let folder = tempfile::tempdir().unwrap();
     let said = |text: &str| {
         let path = program(folder.path(), "probed", text);
-        let found = Interpreter::find(path.to_str(), &Environment::new());
+        let found = Interpreter::find(path.to_str(), &Environment::new(), &Privileges::none());
         std::fs::remove_file(path).unwrap();
         found
     };

@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, IntoRawFd};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 
 use super::*;
@@ -18,7 +19,9 @@ fn config(line: &str) -> Config {
 }
 
 fn bind(line: &str, loops: u32) -> Result<Listeners, Fault> {
-    Listeners::bind(&config(line), loops)
+    let config = config(line);
+    let privileges = Privileges::find(&config).unwrap();
+    Listeners::bind(&config, loops, &privileges, &mut HandedOver::default())
 }
 
 /// Connects, accepts on the loop's descriptor and sends a byte through.
@@ -144,4 +147,80 @@ fn inherited_descriptors() {
         let fault = bind(&format!("--bind fd://{number}"), 1).expect_err("no socket");
         assert_eq!(fault.code, ExitCode::Configuration);
     }
+}
+
+#[test]
+fn a_socket_file_whose_owner_cannot_be_set_is_not_left() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s");
+    let line = format!("--bind unix:{}?user=no-such-user", path.display());
+    let fault = bind(&line, 1).expect_err("no such user");
+    assert!(fault.message.contains("no-such-user") && !fault.hint.is_empty(), "{fault}");
+    assert!(!path.exists());
+}
+
+/// Binds as a successor of `running`.
+fn follow(running: &Listeners, line: &str, loops: u32) -> (Result<Listeners, Fault>, Vec<usize>) {
+    let copies = running.for_successor().into_iter().map(|(said, socket)| {
+        (said.to_owned(), Socket::from(socket.try_clone_to_owned().unwrap()))
+    });
+    let mut handed_over = HandedOver::new(copies.collect::<Vec<_>>());
+    let config = config(line);
+    let privileges = Privileges::find(&config).unwrap();
+    let listeners = Listeners::bind(&config, loops, &privileges, &mut handed_over);
+    (listeners, handed_over.taken().to_vec())
+}
+
+#[test]
+fn a_successor_takes_what_both_bind() {
+    let folder = tempfile::tempdir().unwrap();
+    let (kept, dropped) = (folder.path().join("kept"), folder.path().join("dropped"));
+    let (kept_said, dropped_said) = (kept.display(), dropped.display());
+    let both = format!("--bind 127.0.0.1:0 --bind unix:{kept_said}");
+    let mut old = bind(&format!("--bind unix:{dropped_said} {both}"), 1).unwrap();
+    let (new, taken) = follow(&old, &format!("{both} --bind 127.0.0.1:0"), 1);
+    let mut new = new.unwrap();
+    assert_eq!(taken, [1, 2]);
+    let urls =
+        |listeners: &Listeners| -> Vec<String> { listeners.urls().map(str::to_owned).collect() };
+    assert_eq!(urls(&new)[..2], urls(&old)[1..]);
+    assert_eq!(new.facts()[..2], old.facts()[1..]);
+    assert_eq!(urls(&new).len(), 3);
+    assert!(!old.hand_on(&taken), "not all are taken");
+    new.take_files();
+    drop(old);
+    assert!(kept.exists() && !dropped.exists());
+    passes(new.of_loop(0).unwrap().remove(1), UnixStream::connect(&kept).unwrap());
+    drop(new);
+    assert!(!kept.exists());
+}
+
+#[test]
+fn a_refused_successor_leaves_the_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s");
+    let old = bind(&format!("--bind unix:{}", path.display()), 1).unwrap();
+    drop(follow(&old, &format!("--bind unix:{}?mode=0600", path.display()), 1).0.unwrap());
+    assert!(path.exists());
+    let (refused, _) = follow(&old, "--bind fd://0", 1);
+    assert!(refused.expect_err("not handed over").message.contains("running server"));
+}
+
+#[test]
+fn a_successor_finds_an_address_by_another_name() {
+    let mut old = bind("--bind 127.0.0.1:0", 1).unwrap();
+    let port = old.facts()[0].server_port.clone();
+    let (new, taken) = follow(&old, &format!("--bind uwsgi://127.0.0.1:{port}"), 1);
+    assert!(taken == [0] && old.hand_on(&taken));
+    assert_eq!(new.unwrap().urls().next().unwrap(), format!("uwsgi://127.0.0.1:{port}"));
+}
+
+#[test]
+fn a_successor_with_fewer_loops_serves_every_socket() {
+    let old = bind("--bind 127.0.0.1:0 --reuse-port", 3).unwrap();
+    let (new, taken) = follow(&old, "--bind 127.0.0.1:0 --reuse-port", 2);
+    let new = new.unwrap();
+    assert_eq!(taken, [0, 1, 2]);
+    let counts: Vec<usize> = new.listeners.iter().map(|listener| listener.sockets.len()).collect();
+    assert_eq!(counts, [2, 1]);
 }

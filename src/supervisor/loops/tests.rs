@@ -5,7 +5,9 @@ use std::path::Path;
 use super::*;
 use crate::config::{Asked, Config, Environment, Options};
 use crate::supervisor::generations::Generations;
+use crate::supervisor::handed_over::HandedOver;
 use crate::supervisor::memory::PoolMemory;
+use crate::supervisor::privileges::Privileges;
 
 /// Two real loops, and the bell they ring.
 fn two_loops(cores: &[core_affinity::CoreId]) -> (Loops, EventFd) {
@@ -15,7 +17,8 @@ fn two_loops(cores: &[core_affinity::CoreId]) -> (Loops, EventFd) {
         Asked::Serve(options) => Config::resolve(&options, &none, Path::new("/")).unwrap(),
         Asked::Print(text) => panic!("{text}"),
     };
-    let listeners = Listeners::bind(&config, 2).unwrap();
+    let listeners =
+        Listeners::bind(&config, 2, &Privileges::none(), &mut HandedOver::default()).unwrap();
     let settings = Arc::new(config.loop_settings(2, listeners.facts()));
     let bells = [EventFd::new().unwrap(), EventFd::new().unwrap()];
     let (_, ends) = PoolMemory::create(1, &settings, &bells, Generations::first()).unwrap();
