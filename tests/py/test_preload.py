@@ -47,9 +47,12 @@ class Preloaded(Server):
 
 
 def is_ours(pid):
-    """Whether a process was started as a worker or fork server is; hooks and probes are not."""
+    """Whether a process was started as a worker or fork server is, by its arguments or, once it
+    has one, its title; hooks and probes are not."""
     with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_text().endswith("\0003\0")
+        shown = Path(f"/proc/{pid}/cmdline").read_text()
+        titles = ("ringhorn: worker ", "ringhorn: fork server ")
+        return shown.endswith("\0003\0") or shown.startswith(titles)
     return False
 
 

@@ -15,7 +15,7 @@
 //! Invariants: nothing here waits while holding the GIL; no Python object refers to shared memory;
 //! in a forked child of the application every entry refuses. `unsafe` is allowed only in the files
 //! that talk to the interpreter (`python`, `bytes_maker`, `request`, `input`, `start_response`,
-//! `file_wrapper`) and in `system`.
+//! `file_wrapper`), in `system`, and in `title` (the memory of the arguments).
 #![deny(unsafe_code)]
 
 mod bytes_maker;
@@ -29,6 +29,7 @@ mod response;
 mod seat;
 mod start_response;
 mod system;
+mod title;
 mod worker;
 
 use pyo3::prelude::*;

@@ -1,7 +1,7 @@
 //! The system calls of a worker process that neither std nor the exchange offers.
 //!
 //! Not on the walk of a request: pinning, the signal mask of the native thread, waiting for two
-//! descriptors, leaving without finalisation.
+//! descriptors, names that `ps` shows, leaving without finalisation.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -146,6 +146,27 @@ pub fn pin_thread(core: usize) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Names the calling thread (`/proc/PID/comm`, 15 bytes).
+pub fn name_thread(name: &str) {
+    let mut bytes = [0u8; 16];
+    for (to, from) in bytes[..15].iter_mut().zip(name.bytes()) {
+        *to = from;
+    }
+    // SAFETY: the kernel reads the 16 bytes up to their zero.
+    unsafe { libc::prctl(libc::PR_SET_NAME, bytes.as_ptr()) };
+}
+
+/// Where the arguments of this process are: first address and the one behind the last (fields 48
+/// and 49 of `/proc/self/stat`, proc(5)).
+pub fn arguments_place() -> Option<(usize, usize)> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // The name, the second field, may hold anything; the last parenthesis ends it.
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut fields = fields.split_whitespace().skip(48 - 3);
+    let mut field = || fields.next()?.parse().ok();
+    Some((field()?, field()?))
 }
 
 /// Ends the process at once: no destructors, no atexit handlers, no flushing.

@@ -29,6 +29,7 @@ use crate::environ::Constants;
 use crate::fork_server::ForkServer;
 use crate::seat::{SeatLoop, Service};
 use crate::system::{self, exit_now};
+use crate::title::Title;
 
 /// What running requests get after the server's death; by taste: long enough to commit a
 /// transaction.
@@ -57,6 +58,7 @@ struct Shared {
     wakeup: OwnedFd,
     /// Its other end, read by the native thread.
     wakeup_read: OwnedFd,
+    title: Title,
 }
 
 /// Counts requests up to where the server is to replace this worker (`--max-requests`).
@@ -106,9 +108,12 @@ pub fn connect(py: Python<'_>, descriptor: i32) -> PyResult<Py<PyAny>> {
     let (setup, descriptors) = py.detach(|| shake_hands(&control, &hello)).map_err(to_python)?;
     if setup.is_fork_server() {
         // Nothing is attached and no thread started: what it forks shall find neither.
+        Title::of_fork_server(option(&setup, "name"), setup.generation).show("ready");
         let fork_server = ForkServer::new(control, setup);
         return Ok(fork_server.into_pyobject(py)?.into_any().unbind());
     }
+    let title = Title::of_worker(option(&setup, "name"), setup.worker, setup.generation);
+    title.show("loading");
     let end = attach(&setup, descriptors)?;
     let (wakeup_read, wakeup) = system::pipe()?;
     let shared = Arc::new(Shared {
@@ -118,6 +123,7 @@ pub fn connect(py: Python<'_>, descriptor: i32) -> PyResult<Py<PyAny>> {
         first_seat: setup.first_seat,
         wakeup,
         wakeup_read,
+        title,
     });
     let watched = Arc::clone(&shared);
     system::with_signals_blocked(|| {
@@ -128,6 +134,12 @@ pub fn connect(py: Python<'_>, descriptor: i32) -> PyResult<Py<PyAny>> {
     })?;
     let worker = Worker { shared, setup, prepared: PyOnceLock::new() };
     Ok(worker.into_pyobject(py)?.into_any().unbind())
+}
+
+/// A further setting of the runtime; empty if the server did not send it.
+fn option<'a>(setup: &'a Setup, name: &str) -> &'a str {
+    let options = &setup.options;
+    options.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value)
 }
 
 fn greeting(py: Python<'_>) -> PyResult<Hello> {
@@ -226,6 +238,7 @@ impl Worker {
             None => true,
         };
         let message = FromWorker::Ready(Ready { threads: self.setup.threads, one_lock });
+        self.shared.title.show("ready");
         py.detach(|| self.shared.control.send(&message, &[])).map_err(to_python)
     }
 
@@ -329,6 +342,7 @@ fn hear(shared: &Shared) -> Heard {
     match shared.control.receive::<ToWorker>() {
         Ok(Received::Message(ToWorker::Stop(Stop { graceful }), _)) => {
             leave_unless_serving(shared, 0);
+            shared.title.show("leaving");
             if graceful {
                 shared.end.stop();
             } else {
