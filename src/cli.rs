@@ -10,44 +10,68 @@ use crate::config::asking::{self, Asking, Read};
 use crate::config::{Asked, Config, ConfigError, Environment, Options};
 use crate::control::client::{self, Target};
 use crate::control::{Answer, Request};
-use crate::supervisor::{self, fault};
+use crate::supervisor::predecessor::Predecessor;
+use crate::supervisor::upgrade::Invocation;
+use crate::supervisor::{self, Start, fault};
 
 /// Runs the program on a command line, program name first.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    match serve(arguments) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(fault) => {
-            // There is nobody left to tell if this fails.
-            let mut out = std::io::stderr().lock();
-            let _ = writeln!(out, "error: {}", fault.message);
-            if !fault.hint.is_empty() {
-                let _ = writeln!(out, "hint: {}", fault.hint);
-            }
-            ExitCode::from(fault.code as u8)
-        }
-    }
-}
-
-fn serve(arguments: impl IntoIterator<Item = OsString>) -> Result<(), fault::Fault> {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
     // What is not UTF-8 is no option of ours, and workers inherit it untouched.
     let environment: Environment = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
-    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let mut predecessor = match Predecessor::from_environment(&environment) {
+        Ok(predecessor) => predecessor,
+        Err(fault) => return end(&fault),
+    };
+    match serve(arguments, &environment, predecessor.as_mut()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fault) => {
+            let code = end(&fault);
+            if let Some(predecessor) = &mut predecessor {
+                predecessor.refuse(&fault);
+            }
+            code
+        }
+    }
+}
+
+fn end(fault: &fault::Fault) -> ExitCode {
+    let mut text = format!("error: {}\n", fault.message);
+    if !fault.hint.is_empty() {
+        text.push_str(&format!("hint: {}\n", fault.hint));
+    }
+    // In one piece: others may write to the same log. Nobody is left to tell if it fails.
+    let _ = std::io::stderr().write_all(text.as_bytes());
+    ExitCode::from(fault.code as u8)
+}
+
+fn serve(
+    arguments: Vec<OsString>,
+    environment: &Environment,
+    predecessor: Option<&mut Predecessor>,
+) -> Result<(), fault::Fault> {
     match asking::read(&arguments)? {
-        Some(Read::Ask(asking)) => return ask(asking, &environment),
+        Some(Read::Ask(asking)) => return ask(asking, environment),
         Some(Read::Print(text)) => return print(&text),
         None => {}
     }
-    let options = match Options::read(arguments, &environment)? {
+    let search = environment.get("PATH").map(String::as_str).unwrap_or_default();
+    let invocation = Invocation::of(&arguments, search).map_err(|error| {
+        let message = format!("cannot tell which program this is: {error}");
+        fault::Fault::new(fault::ExitCode::Runtime, message, "mount /proc")
+    })?;
+    let options = match Options::read(arguments, environment)? {
         Asked::Serve(options) => options,
         Asked::Print(text) => return print(&text),
     };
     let start_dir = std::env::current_dir().map_err(|error| {
         ConfigError::new(format!("no working directory: {error}"), "start the server in a folder")
     })?;
-    let config = Config::resolve(&options, &environment, &start_dir)?;
-    supervisor::run(&config, &environment, &options.warnings)
+    let config = Config::resolve(&options, environment, &start_dir)?;
+    let start = Start { environment, invocation: &invocation, predecessor };
+    supervisor::run(&config, start, &options.warnings)
 }
 
 /// Asks a running server, and says what it answered.

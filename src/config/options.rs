@@ -323,6 +323,13 @@ pub const ROWS: &[Row] = &[
     option(PROCESS, "umask", Takes::Text("MODE"), "",
         "Permissions that files of server and workers do not get, octal such as `0027`. Default: \
          whatever it is at the start.").short('m'),
+    option(PROCESS, "pid", Takes::Text("FILE"), "",
+        "File with the server's process id. Written once listeners are bound, locked while the \
+         server lives, removed in the end; one whose server is gone is taken over. `--user` must \
+         be able to write to its folder.").short('p'),
+    option(PROCESS, "name", Takes::Text("NAME"), "",
+        "Name in the process titles of server and workers, beside generation and state. Default: \
+         the application.").short('n'),
 
     option(LOGS, "access-logfile", Takes::Text("FILE"), "",
         "Access log; `-` = standard output. Default: none."),

@@ -63,6 +63,10 @@ pub struct Config {
     pub group: Option<String>,
     /// `--umask`.
     pub umask: Option<u32>,
+    /// `--pid`, absolute.
+    pub pid_file: Option<PathBuf>,
+    /// `--name`, or the application.
+    pub name: String,
     /// `--access-logfile` with `--access-logformat`.
     pub access_log: Option<(LogTarget, AccessFormat)>,
     /// `--error-logfile`.
@@ -126,6 +130,7 @@ impl Config {
         })?;
         let passed_sockets = activation::passed(environment, std::process::id())?;
         let config = Config {
+            name: read.name(&application)?,
             application,
             python: said.one("python").map(str::to_owned),
             python_path: read.paths("pythonpath"),
@@ -149,6 +154,7 @@ impl Config {
             user: said.one("user").map(str::to_owned),
             group: said.one("group").map(str::to_owned),
             umask: read.umask()?,
+            pid_file: read.path("pid"),
             access_log: read.access_log()?,
             error_log: read.log_target("error-logfile").unwrap_or(LogTarget::Standard),
             log_level: read.text("log-level").to_owned(),
@@ -288,6 +294,9 @@ impl Config {
     }
 }
 
+/// Bytes of `--name`: a title is read in a list, a line each.
+const NAME_BYTES_MAX: usize = 100;
+
 /// Reads typed values of rows. Each passed [`value::check`] when it was said; what is refused here
 /// is refused again with the same words.
 pub(super) struct Reader<'a> {
@@ -393,6 +402,17 @@ impl Reader<'_> {
                 .ok_or_else(|| "it is octal, such as 0027".to_owned())
         };
         self.said.one("umask").map(|text| self.refusing("umask", octal(text))).transpose()
+    }
+
+    /// What process titles show: one line of it.
+    fn name(&self, application: &str) -> Result<String, ConfigError> {
+        let name = self.said.one("name").unwrap_or(application);
+        if self.said.is_said("name") {
+            let is_fit = name.len() <= NAME_BYTES_MAX && !name.contains(char::is_control);
+            let hint = format!("it has {NAME_BYTES_MAX} bytes at most, and no control characters");
+            return self.refusing("name", is_fit.then(|| name.to_owned()).ok_or(hint));
+        }
+        Ok(name.chars().filter(|letter| !letter.is_control()).take(NAME_BYTES_MAX).collect())
     }
 
     fn worker_environment(&self) -> Result<Vec<(String, String)>, ConfigError> {

@@ -7,7 +7,7 @@
 //! keeps other users out; its file is removed when the server ends.
 
 use std::io;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -47,10 +47,14 @@ impl Reply {
     }
 }
 
-/// A bound control socket. Dropped, its file is removed.
+/// A bound control socket. Dropped, its file is removed, if it is still there.
 #[derive(Debug)]
 pub struct ControlSocket {
     path: PathBuf,
+    /// Where it belongs once the server before this one has handed over.
+    later: Option<PathBuf>,
+    /// Device and inode of the file.
+    file: (u64, u64),
     listener: Option<std::os::unix::net::UnixListener>,
 }
 
@@ -63,12 +67,38 @@ impl ControlSocket {
         if path.exists() && place::remove_if_dead(path, None) {
             return Err(io::ErrorKind::AddrInUse.into());
         }
-        let listener = std::os::unix::net::UnixListener::bind(path)?;
-        let socket = ControlSocket { path: path.to_owned(), listener: Some(listener) };
+        let listener = Some(std::os::unix::net::UnixListener::bind(path)?);
+        let facts = std::fs::symlink_metadata(path)?;
+        let file = (facts.dev(), facts.ino());
+        let socket = ControlSocket { path: path.to_owned(), later: None, file, listener };
         // Until this line the umask keeps others out, or the folder does, which is the owner's
         // alone unless the operator chose another.
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
         Ok(socket)
+    }
+
+    /// Binds beside a path on which another server answers, until that has handed over.
+    ///
+    /// # Errors
+    /// As [`bind`](ControlSocket::bind).
+    pub fn bind_beside(path: &Path) -> io::Result<ControlSocket> {
+        let mut beside = path.as_os_str().to_owned();
+        beside.push(format!(".{}", std::process::id()));
+        let mut socket = ControlSocket::bind(Path::new(&beside))?;
+        socket.later = Some(path.to_owned());
+        Ok(socket)
+    }
+
+    /// The other server has handed over: this one answers where that did.
+    ///
+    /// # Errors
+    /// As `rename(2)`; it stays where it is.
+    pub fn take_place(&mut self) -> io::Result<()> {
+        if let Some(path) = self.later.take() {
+            std::fs::rename(&self.path, &path)?;
+            self.path = path;
+        }
+        Ok(())
     }
 
     /// Where it is.
@@ -113,9 +143,14 @@ impl ControlSocket {
 
 impl Drop for ControlSocket {
     fn drop(&mut self) {
-        // Gone already, or in a folder that this user may no longer write to: the next server
-        // removes it.
-        let _ = std::fs::remove_file(&self.path);
+        // Not one that a successor put in its place.
+        let is_still = std::fs::symlink_metadata(&self.path)
+            .is_ok_and(|facts| (facts.dev(), facts.ino()) == self.file);
+        if is_still {
+            // Gone already, or in a folder that this user may no longer write to: the next server
+            // removes it.
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
 }
 

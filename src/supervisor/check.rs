@@ -48,7 +48,8 @@ pub async fn check(mut pool: Pool<'_>) -> Result<(), Fault> {
                 | Event::WorkerGone { .. }
                 | Event::Reported
                 | Event::Asked(..)
-                | Event::Touched(_),
+                | Event::Touched(_)
+                | Event::Told { .. },
             )
             | None => {}
         }

@@ -12,6 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::fault::{ExitCode, Fault};
+use super::upgrade::{Side, Word};
 use super::watched::Watched;
 use crate::control::{Reply, Request};
 use crate::sys::eventfd::EventFd;
@@ -70,6 +71,13 @@ pub enum Event {
     Asked(Request, Reply),
     /// A watched file was touched (`--touch-reload`).
     Touched(PathBuf),
+    /// Another server of an upgrade said something; `None`: its end of the channel is closed.
+    Told {
+        /// Which one.
+        by: Side,
+        /// What.
+        word: Option<Word>,
+    },
 }
 
 /// Signals that the server acts on.
@@ -85,7 +93,7 @@ pub enum Signal {
     Hup,
     /// Logs are opened again.
     Usr1,
-    /// Upgrade, in a later version.
+    /// A new server binary takes over.
     Usr2,
     /// All workers leave; the server stays.
     Winch,

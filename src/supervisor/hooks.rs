@@ -127,6 +127,11 @@ impl<'a> Hooks<'a> {
         Ok(hooks)
     }
 
+    /// How long the end of the server may take for `on_exit`.
+    pub fn time_at_exit(&self) -> Duration {
+        if self.defined.contains(&Hook::OnExit) { TIMEOUT + KILL_AFTER } else { Duration::ZERO }
+    }
+
     /// From now on hooks are told where the server listens.
     pub fn introduce(&mut self, facts: &ServerFacts) {
         self.recipe.facts = facts.clone();

@@ -181,6 +181,20 @@ impl Loops {
         self.loops.iter().map(|event_loop| event_loop.counters.reports_dropped.read()).sum()
     }
 
+    /// Turns of each loop since it started: one that was [rung](Loops::ring) for turns.
+    pub fn turns(&self) -> Vec<u64> {
+        self.loops.iter().map(|event_loop| event_loop.counters.turns.read()).collect()
+    }
+
+    /// Has every loop turn once.
+    pub fn ring(&self) {
+        for (index, event_loop) in self.loops.iter().enumerate() {
+            if let Err(error) = event_loop.bell.ring() {
+                tracing::error!("the bell of event loop {index} is broken: {error}");
+            }
+        }
+    }
+
     /// Ends all threads; one that does not end is left to the exit of the process.
     pub fn quit(self) {
         for event_loop in &self.loops {

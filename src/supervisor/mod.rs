@@ -22,7 +22,8 @@
 //! | `hooks.rs`, `facts.rs` | hooks of the server; what hooks and warm-up requests are told |
 //! | `check.rs` | `--check` |
 //! | `privileges.rs`, `socket_file.rs` | who the server runs as, and whose its socket files are |
-//! | `handed_over.rs` | sockets of a running server that is followed |
+//! | `standing.rs`, `pid_file.rs`, `title.rs`, `notify.rs` | what the system sees of the server |
+//! | `upgrade.rs`, `predecessor.rs`, `successor.rs`, `handed_over.rs` | USR2 |
 //! | `fault.rs` | why a server ends, and its exit code |
 //!
 //! Invariants: the server process never runs Python; one task owns all state; every thread but this
@@ -45,8 +46,11 @@ pub mod interpreter;
 pub mod listeners;
 pub mod loops;
 pub mod memory;
+pub mod notify;
+pub mod pid_file;
 pub mod places;
 pub mod pool;
+pub mod predecessor;
 pub mod preload;
 pub mod privileges;
 pub mod recycling;
@@ -56,7 +60,11 @@ pub mod scaling;
 pub mod seat_blocks;
 pub mod serve;
 pub mod socket_file;
+pub mod standing;
+pub mod successor;
+pub mod title;
 mod touched;
+pub mod upgrade;
 pub mod verdict;
 pub mod watched;
 pub mod worker;
@@ -77,10 +85,13 @@ use listeners::Listeners;
 use loops::Loops;
 use memory::PoolMemory;
 use pool::Pool;
+use predecessor::Predecessor;
 use privileges::Privileges;
 use scaling::Scaling;
 use seat_blocks::SeatBlocks;
 use serve::Supervisor;
+use standing::Standing;
+use upgrade::Invocation;
 use worker::Recipe;
 
 use crate::config::{
@@ -98,11 +109,22 @@ const RING_ENTRIES: u32 = 8;
 /// Descriptors that the server needs beside its connections: segments, sockets, logs, listeners.
 const OTHER_DESCRIPTORS: u64 = 1024;
 
+/// How this process came to be.
+#[derive(Debug)]
+pub struct Start<'a> {
+    /// Its environment.
+    pub environment: &'a Environment,
+    /// Its program and arguments.
+    pub invocation: &'a Invocation,
+    /// The server that it follows (USR2).
+    pub predecessor: Option<&'a mut Predecessor>,
+}
+
 /// Runs a server, or the check of one, to its end.
 ///
 /// # Errors
 /// Why it did not start or could not go on.
-pub fn run(config: &Config, environment: &Environment, warnings: &[String]) -> Result<(), Fault> {
+pub fn run(config: &Config, start: Start<'_>, warnings: &[String]) -> Result<(), Fault> {
     let privileges = Privileges::find(config)?;
     privileges.give_log_files(config)?;
     {
@@ -115,7 +137,7 @@ pub fn run(config: &Config, environment: &Environment, warnings: &[String]) -> R
     let prepared = signals::unblock_all().and_then(|()| worker_start::reserve_control_descriptor());
     prepared.map_err(system_fault)?;
     let python = config.python.as_deref();
-    let interpreter = Interpreter::find(python, environment, &privileges)?;
+    let interpreter = Interpreter::find(python, start.environment, &privileges)?;
     tracing::info!("interpreter: {interpreter}, chosen by {}", interpreter.reason);
     let runtime_dir = runtime_dir::find(config.runtime_dir.as_deref(), &interpreter)?;
     let descriptor_limit = raise_descriptor_limit().map_err(system_fault)?;
@@ -127,7 +149,7 @@ pub fn run(config: &Config, environment: &Environment, warnings: &[String]) -> R
         privileges.drop_for_good()?;
         run_check(recipe)
     } else {
-        run_server(recipe, hooks, environment, &privileges)
+        run_server(recipe, hooks, start, &privileges)
     }
 }
 
@@ -151,11 +173,17 @@ fn run_check(recipe: Recipe<'_>) -> Result<(), Fault> {
 fn run_server(
     mut recipe: Recipe<'_>,
     mut hooks: Hooks<'_>,
-    environment: &Environment,
+    start: Start<'_>,
     privileges: &Privileges,
 ) -> Result<(), Fault> {
     let config = recipe.config;
-    let mut handed_over = HandedOver::default();
+    let limit = recipe.descriptor_limit;
+    let mut standing = Standing::take(config, start.environment, start.invocation, limit);
+    let environment = start.environment;
+    let mut predecessor = start.predecessor;
+    let is_following = predecessor.is_some();
+    let mut handed_over =
+        predecessor.as_mut().map_or_else(HandedOver::default, |other| other.take_sockets());
     let allowed = core_affinity::get_core_ids().unwrap_or_default();
     let cores = cores(&config.cpu_affinity, &allowed)?;
     let usable = std::thread::available_parallelism().map_or(1, |count| count.get() as u32);
@@ -174,6 +202,8 @@ fn run_server(
     // Root's rights end here, before there is a second thread or any of the user's code.
     privileges.drop_for_good()?;
     check_spool_dir(&settings)?;
+    standing.bound(predecessor, handed_over.taken())?;
+    drop(handed_over);
 
     let bells = new_bells(concurrency.event_loops)?;
     let blocks = SeatBlocks::new(concurrency.workers_room, concurrency.threads);
@@ -190,6 +220,7 @@ fn run_server(
     runtime.block_on(async {
         let (events, queue) = Events::queue();
         events.watch(reports_bell)?;
+        standing.watch(&events).map_err(system_fault)?;
         // Said once signals are heeded: whoever waits for these lines may send one.
         for url in listeners.urls() {
             tracing::info!("listening on {url}");
@@ -197,7 +228,7 @@ fn run_server(
         let access_log = config.access_log.clone();
         let access_log = access_log.map(|(target, format)| AccessLog::open(target, format));
         touched::watch(&config.lifecycle.touch_files, &events);
-        let control = open_control(config, environment, &events)?;
+        let control = open_control(config, environment, is_following, &events)?;
         let supervisor = Supervisor {
             config,
             settings: &settings,
@@ -211,6 +242,7 @@ fn run_server(
             scaling: Scaling::new(concurrency),
             control,
             hooks,
+            standing,
         };
         supervisor.serve(queue).await
     })
@@ -221,11 +253,14 @@ fn run_server(
 fn open_control(
     config: &Config,
     environment: &Environment,
+    is_following: bool,
     events: &Events,
 ) -> Result<Option<ControlSocket>, Fault> {
     let place = &config.lifecycle.control;
     let opened = match place {
         ControlPlace::None => return Ok(None),
+        // The server before this one answers there until it has handed over.
+        ControlPlace::Path(path) if is_following => ControlSocket::bind_beside(path),
         ControlPlace::Path(path) => ControlSocket::bind(path),
         ControlPlace::Default => {
             let dir = place::default_dir(environment);

@@ -27,6 +27,7 @@ use super::preload::{Ending, ForkServers};
 use super::recycling::{Allotment, MEMORY_STEP, Why, pss_bytes};
 use super::renewal::Renewal;
 use super::seat_blocks::SeatBlocks;
+use super::title::NAME_OPTION;
 use super::verdict::{end_of, foreign_module, never_ready};
 use super::worker::{Berth, Phase, Recipe, Worker};
 use crate::config::Concurrency;
@@ -418,6 +419,7 @@ impl<'a> Pool<'a> {
     fn options_of(&self, worker: &Worker) -> Vec<(String, String)> {
         let config = self.recipe.config;
         let mut options = self.recipe.facts.for_worker(config);
+        options.push((NAME_OPTION.to_owned(), config.name.clone()));
         if let Some(requests) = worker.allotment.requests {
             options.push(("max-requests".to_owned(), requests.to_string()));
         }
@@ -619,6 +621,11 @@ impl<'a> Pool<'a> {
     /// All seats that its segments have room for.
     pub fn seats(&self) -> u32 {
         self.blocks.seats()
+    }
+
+    /// Whether a reload is under way.
+    pub fn is_reloading(&self) -> bool {
+        self.renewal.is_some()
     }
 
     /// Its generations.

@@ -31,6 +31,7 @@ use super::fault::{ExitCode, Fault};
 use super::fork_server::ForkServer;
 use super::loops::Loops;
 use super::pool::Pool;
+use super::title::NAME_OPTION;
 use super::verdict::{foreign_module, verdict};
 use super::worker::{Berth, Phase, Worker};
 use crate::sys::process::{is_child_of, pid_of, signals};
@@ -217,6 +218,7 @@ impl Pool<'_> {
         let text = |path: &std::path::Path| path.to_string_lossy().into_owned();
         let mut options = recipe.facts.for_hooks(config);
         options.push((FORK_SERVER_OPTION.to_owned(), String::new()));
+        options.push((NAME_OPTION.to_owned(), config.name.clone()));
         let setup = Setup {
             application: config.application.clone(),
             pythonpath: config.python_path.iter().map(|path| text(path)).collect(),

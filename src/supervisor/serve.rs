@@ -22,6 +22,7 @@ use super::loops::Loops;
 use super::memory::PoolMemory;
 use super::pool::{POOL, Pool, Turn};
 use super::scaling::Scaling;
+use super::standing::{Standing, Turned};
 use crate::config::{Concurrency, Config, LoopSettings};
 use crate::control::socket::ControlSocket;
 use crate::control::{Reply, Request};
@@ -68,6 +69,8 @@ pub struct Supervisor<'a> {
     pub control: Option<ControlSocket>,
     /// Hooks of the server.
     pub hooks: Hooks<'a>,
+    /// Pid file, title, systemd, and the servers before and after this one.
+    pub standing: Standing<'a>,
 }
 
 /// Where the server stands.
@@ -191,6 +194,8 @@ impl Supervisor<'_> {
         if course.stage.serves() {
             self.scaling.step(now, &self.loops, &mut self.pool)?;
         }
+        self.standing.follow(self.pool.is_reloading(), self.pool.generations().ceiling);
+        self.standing.tend(now, &self.loops);
         self.advance(course, now)?;
         self.tell_readiness(course)?;
         Ok(course.is_stopping() && self.pool.is_empty())
@@ -217,7 +222,8 @@ impl Supervisor<'_> {
         };
         let scaling = course.stage.serves().then(|| self.scaling.next_due()).flatten();
         let beat = (!course.is_stopping()).then(|| course.heartbeat.next_due());
-        [pool, stage, course.fetch_at, scaling, beat].into_iter().flatten().min()
+        let standing = self.standing.next_due();
+        [pool, stage, course.fetch_at, scaling, beat, standing].into_iter().flatten().min()
     }
 
     fn act(&mut self, course: &mut Course, event: Event) -> Result<(), Fault> {
@@ -268,6 +274,19 @@ impl Supervisor<'_> {
                 self.reload(course, &format!("{} was touched", path.display()), None);
                 Ok(())
             }
+            Event::Told { by, word } => match self.standing.heard(by, word, &mut self.listeners) {
+                Turned::Nothing => Ok(()),
+                Turned::TookOver => {
+                    self.take_control_place();
+                    Ok(())
+                }
+                Turned::HandedOver { has_all } => {
+                    if has_all {
+                        self.loops.command(|_| Command::LeaveBacklog)?;
+                    }
+                    self.begin_drain(course, Instant::now(), self.config.graceful_timeout)
+                }
+            },
         }
     }
 
@@ -278,7 +297,10 @@ impl Supervisor<'_> {
         let (workers, threads) = (self.concurrency.workers, self.concurrency.threads);
         let of = if threads == 1 { String::new() } else { format!(" of {threads} threads") };
         let plural = if workers == 1 { "" } else { "s" };
-        tracing::info!("ringhorn ready: {workers} worker{plural}{of}");
+        let status = format!("ready: {workers} worker{plural}{of}");
+        // Before the line that people wait for.
+        self.standing.opened(&status);
+        tracing::info!("ringhorn {status}");
         self.hooks.run(Hook::WhenReady, self.pool.generations().ceiling);
         Ok(())
     }
@@ -305,7 +327,8 @@ impl Supervisor<'_> {
                 Ok(())
             }
             Signal::Usr2 => {
-                tracing::warn!("signal {signal:?}: this version does nothing on it");
+                let is_serving = course.stage == Stage::Serving && self.pool.was_ever_ready();
+                self.standing.upgrade(&self.listeners, is_serving, &self.events);
                 Ok(())
             }
         }
@@ -317,6 +340,8 @@ impl Supervisor<'_> {
             return Ok(());
         }
         let (now, delay) = (Instant::now(), self.config.shutdown_delay);
+        let grace = DRAIN_GRACE + STOP_GRACE + self.hooks.time_at_exit();
+        self.standing.stopping(delay + self.config.graceful_timeout + grace);
         if !self.pool.was_ever_ready() {
             // Nobody could be served yet: who waits in the queue is told so.
             return self.begin_drain(course, now, Duration::ZERO);
@@ -338,6 +363,10 @@ impl Supervisor<'_> {
         tracing::info!("stopping gracefully, within {within:?}");
         self.pool.close();
         course.drain_began = Some(now);
+        if self.config.has_only_passed_sockets() {
+            // systemd holds them: the next start serves who waits there, and nobody is refused.
+            self.loops.command(|_| Command::LeaveBacklog)?;
+        }
         self.loops.command(|_| Command::Drain { within })?;
         self.listeners.close();
         let loops_left = u64::MAX >> (64 - u32::from(self.loops.count()));
@@ -358,7 +387,14 @@ impl Supervisor<'_> {
     fn stop_at_once(&mut self, course: &mut Course) {
         if course.stage != Stage::Killing {
             tracing::info!("stopping at once");
+            self.standing.stopping(STOP_GRACE + self.hooks.time_at_exit());
             self.stop_workers(course, false);
+        }
+    }
+
+    fn take_control_place(&mut self) {
+        if let Some(Err(error)) = self.control.as_mut().map(ControlSocket::take_place) {
+            tracing::error!("the control socket stays beside its place: {error}");
         }
     }
 
@@ -463,6 +499,9 @@ impl Supervisor<'_> {
                 continue;
             }
             // All are taken before the first fault is passed on: nobody rings for the others again.
+            if self.standing.ended(pid, status) {
+                continue;
+            }
             let ended = self.pool.ended(pid, status, Some(&self.loops), is_stopping);
             end = end.and(ended);
         }

@@ -21,6 +21,7 @@ use super::memory::PoolMemory;
 use super::recycling::Allotment;
 use super::watched::Watched;
 use crate::config::Config;
+use crate::config::activation::UPGRADE;
 use crate::config::said::LAUNCHED_BY;
 use crate::sys::process::{pidfd_kill, signals};
 use crate::sys::rlimit::DescriptorLimit;
@@ -35,6 +36,18 @@ pub(super) const OOM_SCORE_MORE: i32 = 100;
 
 /// How long a fork server may take to say how a worker of its ended: it does nothing else.
 const PARENT_GRACE: Duration = Duration::from_secs(2);
+
+/// Variables that are meant for the server alone: a worker is no service of systemd's.
+const SERVER_VARIABLES: [&str; 8] = [
+    LAUNCHED_BY,
+    UPGRADE,
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "LISTEN_FDNAMES",
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+];
 
 /// The text that `runtimes/python/ringhorn/_bootstrap.py` documents: loads that file by its path,
 /// so that its folder never enters `sys.path`.
@@ -325,7 +338,7 @@ pub(super) fn interpreter_command(recipe: &Recipe<'_>) -> Command {
     let mut command = Command::new(&recipe.interpreter.executable);
     command.args(["-X", "faulthandler", "-c", BOOT]).arg(recipe.runtime_dir);
     // Meant for the server alone: an application may start servers of its own.
-    for name in [LAUNCHED_BY, "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"] {
+    for name in SERVER_VARIABLES {
         command.env_remove(name);
     }
     let said = &recipe.config.environment;

@@ -90,7 +90,6 @@ fn other_signals_end_nothing() {
     for (signal, said) in [
         ("HUP", "reloaded: generation 2 serves"),
         ("USR1", "opening the logs again"),
-        ("USR2", "signal Usr2"),
         ("TTIN", "1 before, 2 from now on"),
         ("TTOU", "2 before, 1 from now on"),
     ] {

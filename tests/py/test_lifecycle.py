@@ -182,7 +182,7 @@ def test_graceful_timeout_ends_what_does_not_end(start, tmp_path):
     client.close()
 
 
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE])
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1, signal.SIGPIPE])
 def test_other_signals_never_kill_the_server(start, number):
     one = start("hygiene:application")
     for _ in range(3):

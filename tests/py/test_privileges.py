@@ -271,6 +271,16 @@ def test_a_spool_dir_that_is_not_the_users_is_refused(server, installed):
     one.start().stop()
 
 
+def test_a_pid_file_is_the_users(server, folder, installed):
+    path = folder / "pid"
+    one = server(options=("--user", USER, "--pid", path)).start()
+    assert path.read_text() == f"{one.pid}\n" and owner(path)[0] == USER
+    one.stop()
+    assert not path.exists()
+    log = refused(server(options=("--user", USER, "--pid", installed.folder / "pid")))
+    assert "cannot write it" in log and "RuntimeDirectory=" in log
+
+
 def test_the_interpreter_is_probed_as_the_user(server, installed, folder):
     """A virtualenv of the user's must not run anything as root."""
     seen = folder / "seen"

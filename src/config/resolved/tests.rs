@@ -109,10 +109,15 @@ fn the_access_log_says_what_to_capture() {
 
 #[test]
 fn process_options() {
-    let config = resolve("a:b -u www -g 33 -m 0027").unwrap();
-    assert_eq!(config.umask, Some(0o27));
+    let config = resolve("a:b").unwrap();
+    assert_eq!((config.name.as_str(), config.umask, config.pid_file), ("a:b", None, None));
+    let line = "a:b -n shop -u www -g 33 -m 0027 -p run/pid";
+    let config = resolve(line).unwrap();
+    assert_eq!((config.name.as_str(), config.umask), ("shop", Some(0o27)));
     assert_eq!((config.user.as_deref(), config.group.as_deref()), (Some("www"), Some("33")));
-    for line in ["a:b --umask 8", "a:b --umask 1000", "a:b --umask +7"] {
+    assert_eq!(config.pid_file.as_deref(), Some(Path::new("/start/run/pid")));
+    let long = format!("a:b --name {}", "x".repeat(NAME_BYTES_MAX + 1));
+    for line in ["a:b --umask 8", "a:b --umask 1000", "a:b --umask +7", "a:b -n a\u{1}", &long] {
         assert!(resolve(line).is_err(), "{line}");
     }
 }
