@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from harness import process
 from harness.server import APPS, Server
 from harness.watch import wait_until
 
@@ -143,6 +144,20 @@ def test_titles_tell_name_generation_and_state(start):
 def test_the_application_is_the_name_unless_one_is_said(start):
     one = start("hello:application")
     assert title(one.pid) == "ringhorn: server [hello:application] gen 1 ready"
+
+
+def test_titles_with_a_fork_server(start):
+    one = start("hello:application", workers=2, options=["--name", "shop", "--preload"])
+    expected = {f"ringhorn: worker {number} [shop] gen 1 ready" for number in (1, 2)}
+    expected.add("ringhorn: fork server [shop] gen 1 ready")
+
+    def titles():
+        children = one.workers()
+        return {title(pid) for pid in children} | {
+            title(pid) for child in children for pid in process.children(child)
+        }
+
+    wait_until(lambda: titles() == expected, "titles of fork server and workers", 10)
 
 
 def test_titles_follow_the_state(interpreter, tmp_path):

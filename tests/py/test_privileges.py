@@ -294,6 +294,27 @@ def test_the_interpreter_is_probed_as_the_user(server, installed, folder):
     assert set(seen.read_text().splitlines()) == {f"{uid} {uid}"}
 
 
+def test_hooks_and_fork_server_run_as_the_user(server, folder):
+    """`on_starting` runs before anything is bound, while the server is still root."""
+    seen = folder / "seen"
+    (folder / "hooked.py").write_text(
+        "import os\n"
+        "def note(name):\n"
+        f"    open({str(seen)!r}, 'a').write(f'{{name}} {{os.getuid()}}\\n')\n"
+        "def on_starting(server): note('on_starting')\n"
+        "def when_ready(server): note('when_ready')\n"
+        "def on_exit(server): note('on_exit')\n"
+    )
+    options = ("--user", USER, "--hooks", "hooked", "--preload", "--chdir", folder)
+    one = server(options=options).start()
+    assert ask(one, "/who")["regained"] == []
+    wait_until(lambda: "when_ready" in seen.read_text(), "the hook", 10)
+    one.stop()
+    uid = pwd.getpwnam(USER).pw_uid
+    expected = [f"{name} {uid}" for name in ("on_starting", "when_ready", "on_exit")]
+    assert seen.read_text().splitlines() == expected
+
+
 @pytest.mark.parametrize(
     "options, said",
     [

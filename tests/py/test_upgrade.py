@@ -248,6 +248,14 @@ def test_a_request_in_flight_is_finished_by_the_old_server(upgradable, tmp_path)
     one.wait_end(old)
 
 
+def test_upgrade_with_a_fork_server(upgradable):
+    one = upgradable(workers=2, options=["--preload"])
+    with Load(one.addresses, clients=2) as load:
+        one.upgrade()
+        one.upgrade()
+    assert load.failed == []
+
+
 def test_usr1_opens_the_logs_again_after_an_upgrade(upgradable, tmp_path):
     log = tmp_path / "access.log"
     one = upgradable(options=["--access-logfile", log])
