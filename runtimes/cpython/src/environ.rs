@@ -46,6 +46,7 @@ pub struct EnvironMaker {
     /// out.
     base: Py<PyDict>,
     input_key: Py<PyAny>,
+    disconnected_key: Py<PyAny>,
     scheme_key: Py<PyAny>,
     http: Py<PyAny>,
     https: Py<PyAny>,
@@ -104,6 +105,7 @@ impl EnvironMaker {
         }
         base.set_item(intern("wsgi.version"), PyTuple::new(py, [1, 0])?)?;
         base.set_item(intern("wsgi.input"), py.None())?;
+        base.set_item(intern("ringhorn.client_disconnected"), py.None())?;
         base.set_item(intern("wsgi.errors"), &constants.errors)?;
         base.set_item(intern("wsgi.multithread"), constants.multithread)?;
         base.set_item(intern("wsgi.multiprocess"), constants.multiprocess)?;
@@ -114,6 +116,7 @@ impl EnvironMaker {
             names: KeyId::ALL.iter().map(|key| intern(key.name())).collect(),
             base: base.unbind(),
             input_key: intern("wsgi.input"),
+            disconnected_key: intern("ringhorn.client_disconnected"),
             scheme_key: intern("wsgi.url_scheme"),
             http: intern("http"),
             https: intern("https"),
@@ -121,19 +124,22 @@ impl EnvironMaker {
         })
     }
 
-    /// The environ of the claimed request, with `input` as `wsgi.input`.
+    /// The environ of the claimed request, with `input` as `wsgi.input` and `disconnected` as
+    /// `ringhorn.client_disconnected`.
     pub fn make<'py>(
         &mut self,
         py: Python<'py>,
         claim: &Claim,
         https: bool,
         input: &Bound<'py, PyAny>,
+        disconnected: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyDict>> {
         let environ = match self.copy_template(py, claim, https)? {
             Some(environ) => environ,
             None => self.build_template(py, claim, https)?,
         };
         python::dict_set(&environ, self.input_key.bind(py), input)?;
+        python::dict_set(&environ, self.disconnected_key.bind(py), disconnected)?;
         Ok(environ)
     }
 

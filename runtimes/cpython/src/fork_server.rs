@@ -165,7 +165,9 @@ impl Parts {
                 // A server of the same build sends one.
                 Ok(control.map_or(Asked::Leave, |control| Asked::Fork(fork.worker, control)))
             }
-            Ok(Received::Message(ToWorker::Setup(_), _) | Received::Nothing) => Ok(Asked::Nothing),
+            // It runs no requests and has its set-up.
+            Ok(Received::Message(ToWorker::Setup(_) | ToWorker::Interrupt(_), _))
+            | Ok(Received::Nothing) => Ok(Asked::Nothing),
             Ok(Received::Message(ToWorker::Stop(_), _) | Received::Closed) | Err(_) => {
                 Ok(Asked::Leave)
             }

@@ -1,9 +1,9 @@
 //! Ringhorn's CPython runtime: the native module `_ringhorn` that a worker process loads.
 //!
 //! Where it stands in the walk of a request: the whole of the interpreter's side. `worker` is the
-//! process (hand-shake, seats, end), `seat` one thread's loop, `environ`, `request`, `input`,
-//! `start_response`, `response` and `file_wrapper` one request, `python` and `bytes_maker` the raw
-//! calls beneath them.
+//! process (hand-shake, seats, end), `interrupt` what reaches into a request from outside, `seat`
+//! one thread's loop, `environ`, `request`, `input`, `start_response`, `response` and
+//! `file_wrapper` one request, `python` and `bytes_maker` the raw calls beneath them.
 //!
 //! One source, two builds: the full API of one CPython version, and (feature `abi3`) the limited
 //! API that every CPython from 3.9 on loads. Neither links libpython: the symbols are the
@@ -23,6 +23,7 @@ mod environ;
 mod file_wrapper;
 mod fork_server;
 mod input;
+mod interrupt;
 mod python;
 mod request;
 mod response;

@@ -414,6 +414,21 @@ pub fn bound_function<'py>(
     }
 }
 
+/// Makes an exception (a class) pending in the thread that has this `threading.get_ident()`: it is
+/// raised there as soon as that thread runs Python code again. None takes back what is pending.
+pub fn set_async_exception(py: Python<'_>, identifier: u64, class: Option<&Bound<'_, PyAny>>) {
+    let class = class.map_or(ptr::null_mut(), |class| class.as_ptr());
+    let _attached = py;
+    // SAFETY: attached; a live class, of which the interpreter takes a reference of its own, or
+    // null. A thread that does not exist is not found. (The parameter is unsigned in C.)
+    unsafe { ffi::PyThreadState_SetAsyncExc(identifier as std::ffi::c_long, class) };
+}
+
+/// A method definition that lives as long as the process.
+pub struct Definition(pub ffi::PyMethodDef);
+// SAFETY: holds pointers to static text and functions only, and is never written.
+unsafe impl Sync for Definition {}
+
 /// A native function with its calling convention.
 pub enum Convention {
     /// `METH_NOARGS`: the second argument is unused.

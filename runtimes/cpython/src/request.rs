@@ -22,9 +22,11 @@ use std::sync::{Mutex, MutexGuard, OnceLock, TryLockError};
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::ffi;
 use pyo3::prelude::*;
+use pyo3::types::PyBool;
 use ringhorn_exchange::{Claim, RecordHead, is_forked};
 
-use crate::{input, python};
+use crate::input;
+use crate::python::{self, Convention, Definition};
 
 /// The request while it runs.
 pub struct Live {
@@ -226,10 +228,46 @@ impl<'py> Request<'py> {
         debug_assert!(before.is_none(), "a request object serves one request at a time");
     }
 
+    /// Whether nobody waits for the response any more: the client was seen to leave, the request
+    /// was given up, or it has ended. Never waits: while another thread waits inside for body bytes
+    /// or room, the answer is no; that thread is woken when the request is given up.
+    fn has_client_left(&self) -> bool {
+        let state = match self.state().try_lock() {
+            Ok(state) => state,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return false,
+        };
+        state.live.as_ref().is_none_or(|live| live.claim.has_client_left())
+    }
+
     /// Ends the request: from here on the object is detached.
     pub fn take(&self) -> Option<Live> {
         self.lock().live.take()
     }
+}
+
+static CLIENT_DISCONNECTED: Definition = Definition(python::method(
+    c"client_disconnected",
+    Convention::NoArguments(client_disconnected),
+    c"client_disconnected()\n--\n\nWhether the client was seen to leave, or the request has ended.",
+));
+
+/// `environ["ringhorn.client_disconnected"]` of a request object.
+pub fn client_disconnected_callable<'py>(request: &Request<'py>) -> PyResult<Bound<'py, PyAny>> {
+    python::bound_function(request.as_any(), &CLIENT_DISCONNECTED.0)
+}
+
+unsafe extern "C" fn client_disconnected(
+    object: *mut ffi::PyObject,
+    _unused: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: called by the interpreter with the object the function is bound to.
+    let request = unsafe { Request::from_self(python::attached(), object) };
+    let result = refuse_in_child().map(|()| {
+        let has_left = request.has_client_left();
+        PyBool::new(request.py(), has_left).to_owned().into_any()
+    });
+    python::hand_back(request.py(), result)
 }
 
 /// The error of every entry in a forked child of the application.

@@ -48,7 +48,9 @@ pub fn refuse(request: &Request<'_>, error: PyErr, incidents: &Incidents<'_, '_>
     let Some(mut live) = request.take() else { return };
     let abandoned = live.claim.is_abandoned();
     let py = request.py();
-    if !(abandoned && error.is_instance_of::<PyConnectionAbortedError>(py)) {
+    let is_ours =
+        error.is_instance_of::<PyConnectionAbortedError>(py) || incidents.has_interrupted(&error);
+    if !(abandoned && is_ours) {
         incidents.report("the application raised an exception", Some(error));
     }
     let end = if !abandoned && !live.claim.writer().is_committed() && write_error(&mut live) {
@@ -237,7 +239,9 @@ fn close(result: &Bound<'_, PyAny>, incidents: &Incidents<'_, '_>) {
         Ok(None) => Ok(()),
         Err(error) => Err(error),
     };
-    if let Err(error) = outcome {
+    if let Err(error) = outcome
+        && !incidents.has_interrupted(&error)
+    {
         incidents.report("close() of the application's iterable raised an exception", Some(error));
     }
 }

@@ -9,24 +9,27 @@
 //!   would block.
 //! - Whatever an application raises, SystemExit and KeyboardInterrupt included, costs its request
 //!   only.
-//! - The request object and its two callables are used again for the next request if and only if
+//! - The request object and its three callables are used again for the next request if and only if
 //!   nobody else holds a reference to any of them; else they stay behind, detached, and new ones
 //!   are made.
 //! - A forked child of the application never gets past the call: it leaves by `_exit`.
+
+use std::sync::Arc;
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use ringhorn_exchange::{Claim, Seat, WorkWake, is_forked};
 
 use crate::environ::{Constants, EnvironMaker};
+use crate::interrupt::{Interrupts, SeatNote};
 use crate::python;
-use crate::request::{Live, Request};
+use crate::request::{Live, Request, client_disconnected_callable};
 use crate::response;
 use crate::system::exit_now;
 use crate::worker::Wear;
 
 /// References to a request object that are ours: the seat's, and one of each bound function.
-const REFERENCES_TO_REQUEST: isize = 3;
+const REFERENCES_TO_REQUEST: isize = 4;
 /// References to a bound function that are ours: the seat's.
 const REFERENCES_TO_FUNCTION: isize = 1;
 
@@ -38,11 +41,14 @@ pub struct Service {
     pub report: Py<PyAny>,
     /// Counts requests, if the worker is to serve only so many.
     pub wear: Option<Wear>,
+    /// What may interrupt requests.
+    pub interrupts: Arc<Interrupts>,
 }
 
 /// A thread's place, with everything it keeps from one request to the next.
 pub struct SeatLoop<'a> {
     service: &'a Service,
+    note: &'a SeatNote,
     environs: EnvironMaker,
     spare: Option<Handles>,
 }
@@ -52,6 +58,7 @@ struct Handles {
     request: Py<PyAny>,
     start_response: Py<PyAny>,
     write: Py<PyAny>,
+    client_disconnected: Py<PyAny>,
 }
 
 /// Writes incidents of one request to the error log.
@@ -61,9 +68,14 @@ pub struct Incidents<'a, 'py> {
 }
 
 impl<'a> SeatLoop<'a> {
-    /// Prepares a thread.
-    pub fn new(py: Python<'_>, service: &'a Service, constants: &Constants<'_>) -> PyResult<Self> {
-        Ok(SeatLoop { service, environs: EnvironMaker::new(py, constants)?, spare: None })
+    /// Prepares a thread, with the note by which others know what it runs.
+    pub fn new(
+        py: Python<'_>,
+        service: &'a Service,
+        note: &'a SeatNote,
+        constants: &Constants<'_>,
+    ) -> PyResult<Self> {
+        Ok(SeatLoop { service, note, environs: EnvironMaker::new(py, constants)?, spare: None })
     }
 
     /// Serves until the server wants no more of this worker.
@@ -92,18 +104,24 @@ impl<'a> SeatLoop<'a> {
 
     #[inline]
     fn serve(&mut self, py: Python<'_>, claim: Claim) {
+        self.note.begin(claim.tenure());
         if let Err(error) = self.try_serve(py, claim) {
             // Only our own preparations fail here (out of memory): the dropped claim cut the
             // request.
             report(py, self.service, "a request could not be prepared", Some(error), None);
         }
+        // Behind everything that runs Python code for this request: no exception meant for it may
+        // reach the next one.
+        self.note.end(py);
     }
 
     fn try_serve(&mut self, py: Python<'_>, claim: Claim) -> PyResult<()> {
         let handles = self.handles(py)?;
         let request = Request::of(handles.request.bind(py))?;
         let head = claim.head();
-        let environ = self.environs.make(py, &claim, head.flags.https, request.as_any())?;
+        let disconnected = handles.client_disconnected.bind(py);
+        let environ =
+            self.environs.make(py, &claim, head.flags.https, request.as_any(), disconnected)?;
         request.begin(Live::new(claim, &head, handles.write.clone_ref(py)));
         let application = self.service.application.bind(py);
         let start_response = handles.start_response.bind(py);
@@ -145,19 +163,26 @@ impl Handles {
             request: request.as_any().clone().unbind(),
             start_response: start_response.unbind(),
             write: write.unbind(),
+            client_disconnected: client_disconnected_callable(&request)?.unbind(),
         })
     }
 
-    /// Whether nobody else can reach any of the three.
+    /// Whether nobody else can reach any of the four.
     #[inline]
     fn is_ours_alone(&self, py: Python<'_>) -> bool {
         python::reference_count(self.start_response.bind(py)) == REFERENCES_TO_FUNCTION
             && python::reference_count(self.write.bind(py)) == REFERENCES_TO_FUNCTION
+            && python::reference_count(self.client_disconnected.bind(py)) == REFERENCES_TO_FUNCTION
             && python::reference_count(self.request.bind(py)) == REFERENCES_TO_REQUEST
     }
 }
 
 impl Incidents<'_, '_> {
+    /// Whether the exception is one that was raised to interrupt the request: it was logged then.
+    pub fn has_interrupted(&self, error: &PyErr) -> bool {
+        self.service.interrupts.has_raised(self.environ.py(), error)
+    }
+
     /// One incident of this request, with a traceback if there is an exception.
     #[cold]
     pub fn report(&self, what: &str, error: Option<PyErr>) {
@@ -184,8 +209,14 @@ fn report(
         None => text("PATH_INFO"),
     };
     let error = error.map(|error| error.into_value(py));
-    let arguments = (what, text("ringhorn.request_id"), text("REQUEST_METHOD"), path, error);
-    if let Err(error) = service.report.bind(py).call1(arguments) {
+    let (id, method) = (text("ringhorn.request_id"), text("REQUEST_METHOD"));
+    let write = || service.report.bind(py).call1((what, &id, &method, &path, &error));
+    let outcome = match write() {
+        // The request was interrupted while its report was written: that was meant for others.
+        Err(error) if service.interrupts.has_raised(py, &error) => write(),
+        outcome => outcome,
+    };
+    if let Err(error) = outcome {
         error.write_unraisable(py, None);
     }
 }

@@ -23,12 +23,8 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 use ringhorn_exchange::{HeadError, RequestWake, WriteError};
 
-use crate::python::{self, Convention, Shape};
+use crate::python::{self, Convention, Definition, Shape};
 use crate::request::{Live, Request, Start};
-
-struct Definition(ffi::PyMethodDef);
-// SAFETY: holds pointers to static text and functions only, and is never written.
-unsafe impl Sync for Definition {}
 
 static START_RESPONSE: Definition = Definition(python::method(
     c"start_response",

@@ -135,6 +135,43 @@ pub fn with_signals_blocked<R>(spawn: impl FnOnce() -> R) -> R {
     result
 }
 
+/// What the interpreter calls the calling thread: `threading.get_ident()`, which an application may
+/// have replaced (gevent does).
+pub fn thread_identifier() -> u64 {
+    // SAFETY: no arguments, cannot fail.
+    unsafe { libc::pthread_self() as u64 }
+}
+
+/// The kernel's number of the calling thread.
+pub fn thread_id() -> i32 {
+    // SAFETY: no arguments, cannot fail.
+    unsafe { libc::gettid() }
+}
+
+/// Sends a signal to one thread of this process, if anybody handles it: its default would end the
+/// process. True: it was sent.
+pub fn signal_thread(thread: i32, signal: i32) -> bool {
+    // SAFETY: an all-zero sigaction is valid, and the call writes it; tgkill names a thread of this
+    // very process and reaches no other, or fails.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        if libc::sigaction(signal, std::ptr::null(), &mut action) != 0
+            || action.sa_sigaction == libc::SIG_DFL
+            || action.sa_sigaction == libc::SIG_IGN
+        {
+            return false;
+        }
+        libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, signal) == 0
+    }
+}
+
+/// Writes to the log (standard error) without the interpreter: one write, so that lines of threads
+/// do not mix.
+pub fn write_log(text: &str) {
+    // SAFETY: reads `text` only. Standard error may be closed or full: then nobody listens.
+    unsafe { libc::write(libc::STDERR_FILENO, text.as_ptr().cast(), text.len()) };
+}
+
 /// Pins the calling thread to one core.
 pub fn pin_thread(core: usize) -> io::Result<()> {
     // SAFETY: a zeroed cpu_set_t is the empty set; CPU_SET refuses numbers beyond it.

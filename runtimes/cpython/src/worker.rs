@@ -27,6 +27,7 @@ use ringhorn_exchange::{LoopDescriptorsOwned, WorkerEnd};
 
 use crate::environ::Constants;
 use crate::fork_server::ForkServer;
+use crate::interrupt::{Interrupts, Tools, Watcher};
 use crate::seat::{SeatLoop, Service};
 use crate::system::{self, exit_now};
 use crate::title::Title;
@@ -34,6 +35,9 @@ use crate::title::Title;
 /// What running requests get after the server's death; by taste: long enough to commit a
 /// transaction.
 const ORPHAN_GRACE: Duration = Duration::from_secs(5);
+
+/// Resolution of the native thread's waits.
+const POLL_STEP: Duration = Duration::from_millis(1);
 
 /// A worker process after the hand-shake.
 #[pyclass(frozen, module = "_ringhorn")]
@@ -51,6 +55,7 @@ struct Shared {
     /// that reads it too early ends a worker that has not begun; the server then counts no request
     /// as held by it.
     serving: AtomicBool,
+    interrupts: Arc<Interrupts>,
     first_seat: u16,
     /// Written by the interpreter's signal handler (`signal.set_wakeup_fd`). Here because the
     /// native thread keeps it open to the process's end: the interpreter may write to it until
@@ -120,6 +125,7 @@ pub fn connect(py: Python<'_>, descriptor: i32) -> PyResult<Py<PyAny>> {
         control,
         end: Arc::new(end),
         serving: AtomicBool::new(false),
+        interrupts: Arc::new(Interrupts::new(setup.first_seat, setup.threads)),
         first_seat: setup.first_seat,
         wakeup,
         wakeup_read,
@@ -162,6 +168,9 @@ fn shake_hands(
         // why.
         Received::Message(ToWorker::Stop(_) | ToWorker::Fork(_), _) | Received::Closed => {
             Err(ControlError::Malformed("the server wants no worker like this one"))
+        }
+        Received::Message(ToWorker::Interrupt(_), _) => {
+            Err(ControlError::Malformed("an interrupt before the set-up"))
         }
         Received::Nothing => Err(ControlError::Malformed("the control socket does not block")),
     }
@@ -256,11 +265,39 @@ impl Worker {
         errors: Py<PyAny>,
         report: Py<PyAny>,
     ) {
+        let interrupts = Arc::clone(&self.shared.interrupts);
         let wear = self.wear();
-        let prepared = Prepared { service: Service { application, report, wear }, errors };
+        let prepared =
+            Prepared { service: Service { application, report, wear, interrupts }, errors };
         // A second call would be a bug of the bootstrap; the first one holds.
         let _again = self.prepared.set(py, prepared);
         self.shared.serving.store(true, Ordering::Relaxed);
+    }
+
+    /// Keeps what interrupting requests needs: `_errors.take_stack`, `_errors.log_stack`, the two
+    /// exceptions, a signal whose handler does nothing and one on which the stack is dumped.
+    fn watch_requests(
+        &self,
+        take_stack: Py<PyAny>,
+        log_stack: Py<PyAny>,
+        timeout: Py<PyAny>,
+        client_left: Py<PyAny>,
+        poke_signal: i32,
+        dump_signal: i32,
+    ) {
+        self.shared.interrupts.equip(Tools {
+            take_stack,
+            log_stack,
+            timeout,
+            client_left,
+            poke_signal,
+            dump_signal,
+        });
+    }
+
+    /// No seat serves any more and the interpreter may end.
+    fn close(&self, py: Python<'_>) {
+        self.shared.interrupts.close(py);
     }
 
     /// Serves in the calling thread as seat `index` (from 0) of this worker, until the server says
@@ -282,10 +319,16 @@ impl Worker {
             errors: prepared.errors.bind(py).clone(),
             file_wrapper: py.import("_ringhorn")?.getattr("FileWrapper")?,
         };
-        let mut seat_loop = SeatLoop::new(py, &prepared.service, &constants)?;
+        let interrupts = &prepared.service.interrupts;
+        let note = interrupts
+            .seat(index)
+            .ok_or_else(|| PyRuntimeError::new_err(format!("there is no seat {index}")))?;
+        let mut seat_loop = SeatLoop::new(py, &prepared.service, note, &constants)?;
         let number = self.setup.first_seat + index;
         let seat = self.shared.end.seat(number, self.setup.paired_loop);
+        note.enter();
         seat_loop.run(py, seat);
+        note.leave();
         Ok(())
     }
 
@@ -307,12 +350,17 @@ impl Worker {
 /// The native thread: control socket and signal wake-ups, until the process ends.
 fn watch(shared: &Shared) {
     let wakeup = &shared.wakeup_read;
+    let mut watcher = Watcher::new(Arc::clone(&shared.interrupts));
     let mut deadline: Option<Instant> = None;
     loop {
-        let timeout = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        if timeout.is_some_and(|timeout| timeout.is_zero()) {
+        let now = Instant::now();
+        if deadline.is_some_and(|deadline| deadline <= now) {
             exit_now(1);
         }
+        watcher.tend(&shared.control);
+        let due = [deadline, watcher.next_due()].into_iter().flatten().min();
+        // A millisecond more: poll counts whole ones, and would find that it is not yet time.
+        let timeout = due.map(|due| due.saturating_duration_since(now) + POLL_STEP);
         let control = shared.control.as_fd();
         // Once the server is gone its socket is readable for ever: wait for the pipe alone.
         let first = if deadline.is_none() { control } else { wakeup.as_fd() };
@@ -326,7 +374,7 @@ fn watch(shared: &Shared) {
             system::drain(wakeup.as_fd());
             shared.end.interrupt(shared.first_seat);
         }
-        if deadline.is_none() && control_ready && hear(shared) == Heard::Gone {
+        if deadline.is_none() && control_ready && hear(shared, &mut watcher) == Heard::Gone {
             deadline = Some(Instant::now() + ORPHAN_GRACE);
         }
     }
@@ -338,16 +386,21 @@ enum Heard {
     Gone,
 }
 
-fn hear(shared: &Shared) -> Heard {
+fn hear(shared: &Shared, watcher: &mut Watcher) -> Heard {
     match shared.control.receive::<ToWorker>() {
         Ok(Received::Message(ToWorker::Stop(Stop { graceful }), _)) => {
             leave_unless_serving(shared, 0);
             shared.title.show("leaving");
             if graceful {
+                watcher.stop();
                 shared.end.stop();
             } else {
                 shared.end.stop_now();
             }
+            Heard::Message
+        }
+        Ok(Received::Message(ToWorker::Interrupt(interrupt), _)) => {
+            watcher.take(*interrupt);
             Heard::Message
         }
         // A second set-up has no meaning; what is not understood from a server of the same build is

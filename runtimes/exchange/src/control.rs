@@ -19,6 +19,7 @@ use std::mem::{self, MaybeUninit};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use crate::geometry::{LAYOUT_HASH, LAYOUT_VERSION, LOOPS_MAX};
+use crate::running::Tenure;
 
 /// Longest message in bytes. Below the default `SO_SNDBUF`, so one message always fits an empty
 /// socket.
@@ -159,6 +160,45 @@ pub struct Fork {
     pub worker: u32,
 }
 
+/// Why a request is looked at or interrupted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Why {
+    /// Its deadline passed: its stack is logged and an exception raised in its thread.
+    Timeout = 1,
+    /// It runs for long: its stack is logged, nothing else.
+    Slow = 2,
+    /// Its client left, and the configuration asks for an exception in its thread.
+    ClientLeft = 3,
+}
+
+/// The server wants a request looked at or interrupted, if its seat still runs it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interrupt {
+    /// What is to be done.
+    pub why: Why,
+    /// The seat.
+    pub seat: u16,
+    /// Which request.
+    pub tenure: Tenure,
+    /// How long it may take to unwind, in milliseconds; then the worker says [`Stuck`]. Of
+    /// [`Why::Timeout`] only.
+    pub grace_ms: u32,
+    /// The request line, printable.
+    pub request: String,
+    /// The request's id.
+    pub request_id: String,
+}
+
+/// A request that was interrupted has not unwound in its grace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stuck {
+    /// The seat that runs it.
+    pub seat: u16,
+    /// Which request.
+    pub tenure: Tenure,
+}
+
 /// Worker to server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FromWorker {
@@ -178,6 +218,8 @@ pub enum FromWorker {
     ForkFailed(ForkFailed),
     /// A fork server's child ended.
     Ended(Ended),
+    /// An interrupted request runs on.
+    Stuck(Stuck),
 }
 
 /// Server to worker.
@@ -187,6 +229,8 @@ pub enum ToWorker {
     Setup(Box<Setup>),
     /// End.
     Stop(Stop),
+    /// Look at a request, or interrupt it.
+    Interrupt(Box<Interrupt>),
     /// To a fork server: fork; carries the worker's control socket.
     Fork(Fork),
 }

@@ -91,6 +91,7 @@ mod lines;
 mod news;
 mod queue;
 mod ring;
+mod running;
 mod seat_line;
 // The futex and bell system calls.
 #[allow(unsafe_code)]
@@ -143,13 +144,14 @@ pub use geometry::{
     SLOTS_MAX, WAITED_NS,
 };
 pub use keys::KeyId;
+pub use running::{Running, Tenure};
 #[cfg(not(loom))]
 pub use {
     fork::is_forked,
     framing::{DATE_BYTES, HeadError, format_date},
     loop_end::{
         Abandonment, BodyEnd, Counts, Impossible, LoopDescriptors, LoopEnd, Progress, QueueFull,
-        RawPiece, Withdrawal,
+        RawPiece, Runner, Withdrawal,
     },
     record::{
         Key, MethodId, Protocol, RecordFlags, RecordHead, RecordStart, RecordTooLarge,

@@ -74,6 +74,9 @@ pub struct DownSlot {
     pub wants_room: AtomicU32,
     /// A [`Grant`]: the answer to a response that asked for a large ring.
     pub large_ring: AtomicU32,
+    /// 1: the client will send nothing more, most likely because it left. Never taken back within
+    /// a request.
+    pub client_left: AtomicU32,
 }
 
 /// More body bytes may come.
@@ -116,6 +119,7 @@ impl DownSlot {
         self.close_after.store(0, Ordering::Relaxed);
         self.wants_room.store(0, Ordering::Relaxed);
         self.large_ring.store(Grant::Undecided.pack(), Ordering::Relaxed);
+        self.client_left.store(0, Ordering::Relaxed);
     }
 
     /// Loop: answers a response that asked for a large ring. Release: whatever the loop and an
@@ -209,6 +213,13 @@ impl Hold<'_> {
     #[inline]
     pub fn is_abandoned(&self) -> bool {
         claim::is_abandoned(&self.up.word, self.epoch, self.number)
+    }
+
+    /// Whether the client was seen to leave. Relaxed: nothing is published with the flag and nobody
+    /// waits for it; the slot's reset before it was queued is acquired by the claim.
+    #[inline]
+    pub fn has_client_left(&self) -> bool {
+        self.down.client_left.load(Ordering::Relaxed) != 0
     }
 
     /// Sleeps until there are body bytes beyond `consumed`, the body ended, the request was given

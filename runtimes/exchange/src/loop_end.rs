@@ -26,10 +26,11 @@ use std::sync::Arc;
 
 use crate::SlotIndex;
 use crate::claim::{Hand, HandState};
-use crate::geometry::{Geometry, Identity, Layout, Segment};
+use crate::geometry::{Geometry, Identity, Layout, RECORD_HEAD_BYTES, Segment};
 use crate::large_rings::LargeRings;
 use crate::lines;
 use crate::memory::Created;
+use crate::record::{RecordHead, Variables};
 use crate::seats::SeatTable;
 use crate::segments::LoopView;
 use crate::slots::{Slots, Use};
@@ -123,6 +124,19 @@ pub struct Progress {
     pub end: Option<ResponseEnd>,
     /// Request body bytes that `write_body` would take now.
     pub body_room: usize,
+}
+
+/// The seat that runs a request, as the books know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Runner {
+    /// Its number.
+    pub seat: u16,
+    /// Which use of the slot.
+    pub epoch: u64,
+    /// The loop gave the request up already.
+    pub is_abandoned: bool,
+    /// When it claimed the request, if that was seen.
+    pub claimed_at_ns: Option<u64>,
 }
 
 /// Bytes in the mapping. Valid until the slot is released.
@@ -258,6 +272,49 @@ impl LoopEnd {
         rules.generations.store(lines::pack_generations(floor, ceiling), Ordering::Release);
         fence(Ordering::SeqCst);
         self.wake_all();
+    }
+
+    /// Who runs the request of a slot, as last seen, also after the caller released it: `None` for
+    /// a slot that is free, queued or done, and when the owner's process is dead.
+    pub fn runner(&self, slot: SlotIndex) -> Option<Runner> {
+        let book = self.slots.find(slot)?;
+        let is_running = matches!(book.used, Use::InFlight | Use::Quarantined)
+            && matches!(book.hand.state, HandState::Owned | HandState::Abandoned)
+            && !book.owner_dead;
+        is_running.then_some(Runner {
+            seat: book.hand.seat,
+            epoch: book.hand.epoch,
+            is_abandoned: book.hand.state == HandState::Abandoned,
+            claimed_at_ns: book.claimed_at_ns,
+        })
+    }
+
+    /// Whether a slot is queued or further: only then may its `progress` be asked for.
+    #[inline]
+    pub fn is_in_flight(&self, slot: SlotIndex) -> bool {
+        self.slots.find(slot).is_some_and(|book| book.used == Use::InFlight)
+    }
+
+    /// The record of a slot in use, as it was written: for the log. It stays as it is until the
+    /// slot is free, whoever else has let go of it.
+    pub fn variables(&self, slot: SlotIndex) -> Variables<'_> {
+        let Some(book) = self.slots.find(slot) else { return Variables::new(&[], 0) };
+        if book.used == Use::Free || book.record_bytes == 0 {
+            return Variables::new(&[], 0);
+        }
+        let ring = self.view().request_ring(slot);
+        let mut head = [0; RECORD_HEAD_BYTES];
+        ring.copy_out(0, &mut head);
+        let Some(head) = RecordHead::unpack(&head, ring.size()) else {
+            return Variables::new(&[], 0);
+        };
+        let bytes = head.record_bytes as usize - RECORD_HEAD_BYTES;
+        let [(start, length), _] = ring.pieces(RECORD_HEAD_BYTES as u64, bytes);
+        // SAFETY: inside the mapping (keeper: `pieces`), which lives as long as `self`. Only this
+        // end writes the down segment (its other mappings are read-only), and every method that
+        // does takes `&mut self`, which the borrow excludes.
+        let bytes = unsafe { std::slice::from_raw_parts(start.cast_const(), length) };
+        Variables::new(bytes, head.variables)
     }
 
     /// How many slots are in each state. Looks at every slot: for metrics, not for admission.

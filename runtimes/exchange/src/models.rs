@@ -29,6 +29,7 @@ mod body;
 mod claim_and_queue;
 mod grant;
 mod response;
+mod running;
 mod work;
 
 /// The segments of one loop and pool, small.
@@ -78,6 +79,7 @@ impl Memory {
                     body_state: AtomicU32::new(BODY_OPEN),
                     close_after: AtomicU32::new(0),
                     wants_room: AtomicU32::new(0),
+                    client_left: AtomicU32::new(0),
                     large_ring: AtomicU32::new(0),
                 })
                 .collect(),

@@ -19,6 +19,7 @@ use crate::lines::{BODY_BROKEN, BODY_OPEN, Hold};
 use crate::record::{self, MethodId, Protocol, RecordFlags, RecordHead, Variables};
 use crate::response::ResponseWriter;
 use crate::ring::RingBytes;
+use crate::running::Tenure;
 use crate::statement::ResponseEnd;
 use crate::sync::Ordering;
 use crate::worker_end::{Place, RequestWake};
@@ -228,6 +229,21 @@ impl Claim {
     #[inline]
     pub fn is_abandoned(&self) -> bool {
         is_forked() || self.held().hold().is_abandoned()
+    }
+
+    /// Whether nobody waits for the response any more, as far as the loop saw: it gave the request
+    /// up, or the client will send nothing more. A client that only shut down its sending side is
+    /// not told from one that left; the response is sent to it all the same.
+    #[inline]
+    pub fn has_client_left(&self) -> bool {
+        self.is_abandoned() || self.held().hold().has_client_left()
+    }
+
+    /// Which use of which slot this is.
+    #[inline]
+    pub fn tenure(&self) -> Tenure {
+        let Held { place, at, ticket } = self.held();
+        Tenure { event_loop: place.loop_number(*at), slot: ticket.slot, epoch: ticket.epoch }
     }
 
     /// Ends the request. `Complete` commits a head without body if that was not done, writes the

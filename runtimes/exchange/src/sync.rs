@@ -11,6 +11,9 @@
 
 #[cfg(not(loom))]
 pub use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+/// For what one process keeps to itself: no lock lies in shared memory.
+#[cfg(not(loom))]
+pub use std::sync::Mutex;
 
 #[cfg(not(loom))]
 mod real;
@@ -19,6 +22,8 @@ pub use real::{Bell, FutexWord};
 
 #[cfg(loom)]
 mod model;
+#[cfg(loom)]
+pub use loom::sync::Mutex;
 #[cfg(loom)]
 pub use loom::sync::atomic::{Ordering, fence};
 #[cfg(loom)]

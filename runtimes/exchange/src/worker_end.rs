@@ -218,6 +218,7 @@ impl WorkerEnd {
             paired,
             others_from: 0,
             claims_until_others: OTHER_QUEUES_EVERY,
+            clock: clock::monotonic_ns,
         }
     }
 
@@ -349,6 +350,12 @@ impl Place {
         self.number
     }
 
+    /// The number of the loop at a place of the worker's list.
+    #[inline]
+    pub fn loop_number(&self, at: usize) -> u16 {
+        self.end.loops[at].number
+    }
+
     #[inline]
     pub fn line(&self) -> &crate::seat_line::SeatLine {
         self.end.seats_view().line(self.number)
@@ -423,9 +430,15 @@ pub struct Seat {
     /// Where the next look at the other loops starts, so that none is always last.
     others_from: usize,
     claims_until_others: u32,
+    clock: fn() -> u64,
 }
 
 impl Seat {
+    /// Reads the moment of claims from another clock: a test's seat lives in virtual time.
+    pub fn set_clock(&mut self, clock: fn() -> u64) {
+        self.clock = clock;
+    }
+
     /// Claims the next request, if there is one. Under a GIL the caller holds it: lock first, claim
     /// second. Never blocks; rings deferred bells as the rules say.
     #[inline]
@@ -486,7 +499,7 @@ impl Seat {
         // Turning to this loop's queue: bells of the others are due before the application runs.
         place.ring_deferred(!(1 << at));
         let ticket = queue.take(place.number, |slot| view.word(slot))?;
-        view.up_slot(ticket.slot).claimed_at.store(clock::monotonic_ns(), Ordering::Relaxed);
+        view.up_slot(ticket.slot).claimed_at.store((self.clock)(), Ordering::Relaxed);
         if queue.is_empty() {
             place.ring_deferred(1 << at);
         }

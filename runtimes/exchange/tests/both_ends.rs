@@ -6,8 +6,8 @@ mod common;
 
 use common::{GEOMETRY, GET, Pool, path_of, pool, prepare, request, split, swept, take_unsent};
 use ringhorn_exchange::{
-    Abandonment, BodyRead, Counts, Protocol, RequestWake, ResponseEnd, StatedBody, Withdrawal,
-    WriteError,
+    Abandonment, BodyRead, Counts, Key, KeyId, Protocol, RequestWake, ResponseEnd, Runner,
+    StatedBody, Withdrawal, WriteError,
 };
 
 #[test]
@@ -45,6 +45,49 @@ fn a_request_goes_there_and_back() {
     assert_eq!(end.progress(slot).unwrap().unsent, 0);
     assert_eq!(end.release(slot), Ok(true));
     assert_eq!(end.counts(), Counts { free: 16, ..Counts::default() });
+}
+
+#[test]
+fn who_runs_a_request_can_be_told_until_it_is_done() {
+    let (mut pool, mut seat) = pool();
+    let end = &mut pool.loops[0];
+    let slot = request(end, "/slow");
+    assert!(end.is_in_flight(slot));
+    assert_eq!(end.runner(slot), None, "nobody yet");
+    let claim = seat.try_claim().unwrap();
+    assert_eq!(end.runner(slot), None, "nobody looked");
+    let claimed_at_ns = end.progress(slot).unwrap().claimed_at_ns;
+    let tenure = claim.tenure();
+    assert_eq!((tenure.event_loop, tenure.slot), (0, slot));
+    let runner = Runner { seat: 0, epoch: tenure.epoch, is_abandoned: false, claimed_at_ns };
+    assert_eq!(end.runner(slot), Some(runner));
+    end.abandon(slot).unwrap();
+    assert_eq!(end.release(slot), Ok(false));
+    assert!(!end.is_in_flight(slot));
+    // Also now, and the record can be read again.
+    assert_eq!(end.runner(slot), Some(Runner { is_abandoned: true, ..runner }));
+    let path = end.variables(slot).find(|it| it.key == Key::Known(KeyId::PATH_INFO)).unwrap();
+    assert_eq!(path.value, b"/slow");
+    drop(claim);
+    assert_eq!(swept(end), []);
+    assert_eq!((end.runner(slot), end.variables(slot).count()), (None, 0));
+}
+
+#[test]
+fn a_client_that_left_is_told_to_its_request_only() {
+    let (mut pool, mut seat) = pool();
+    let end = &mut pool.loops[0];
+    for leaves in [true, false] {
+        let slot = request(end, "/");
+        let claim = seat.try_claim().unwrap();
+        assert!(!claim.has_client_left());
+        if leaves {
+            end.set_client_left(slot);
+        }
+        assert_eq!((claim.has_client_left(), claim.is_abandoned()), (leaves, false));
+        drop(claim);
+        end.release(slot).unwrap();
+    }
 }
 
 #[test]

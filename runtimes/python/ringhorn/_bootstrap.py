@@ -70,6 +70,9 @@ EXIT_APPLICATION = 3
 EXIT_BOOT = 4
 KINDS = ("auto", "version", "abi3")
 ABI3_FILE = "_ringhorn.abi3.so"
+# Real-time signals at the far end of their range: nobody's by convention.
+POKE_SIGNAL = int(signal.SIGRTMAX) - 1
+DUMP_SIGNAL = int(signal.SIGRTMAX) - 2
 
 
 class BootError(Exception):
@@ -91,6 +94,7 @@ def main(runtime_dir, control, kind="auto", *facts):
         native = load_native(runtime_dir, kind)
         errors = load_sibling(runtime_dir, "_errors")
         loader = load_sibling(runtime_dir, "_loader")
+        offer_exceptions(errors)
         end = connect(native, control)
         if isinstance(end, native.ForkServer):
             prepared = be_fork_server(end, runtime_dir, loader)
@@ -152,6 +156,7 @@ def be_worker(worker, prepared, runtime_dir, native, errors, loader):
         leave(EXIT_APPLICATION, str(error))
     worker.prepare(application, errors.ErrorStream(), errors.report)
     watch_files(worker, runtime_dir, setup["options"])
+    watch_requests(worker, errors)
     serve(worker, setup["threads"])
     hooks.call_at_the_end("worker_exit")
 
@@ -272,6 +277,53 @@ def note_signal(number, frame):
     """The server was told as well, and will tell us."""
 
 
+def watch_requests(worker, errors):
+    """Lets the server interrupt requests.
+
+    A sleep or a wait of the main thread is ended by a signal whose handler does nothing. When
+    native code keeps the interpreter's lock, only a signal handler in C can say where: faulthandler
+    has one. Both signals are sent to one thread, and only about a request that is interrupted.
+    """
+    signal.signal(POKE_SIGNAL, note_signal)
+    if hasattr(faulthandler, "register"):
+        faulthandler.register(DUMP_SIGNAL, file=2, all_threads=False)
+    worker.watch_requests(
+        errors.take_stack,
+        errors.log_stack,
+        errors.RequestTimeout,
+        errors.ClientDisconnected,
+        POKE_SIGNAL,
+        DUMP_SIGNAL,
+    )
+
+
+def offer_exceptions(errors):
+    """Makes `from ringhorn import RequestTimeout` work also where the package is not installed.
+
+    The finder comes last: an installed package is found before it, and gives the same classes.
+    """
+    sys.meta_path.append(LastResort(errors))
+
+
+class LastResort:
+    """Finds a module `ringhorn` that holds the exceptions and nothing else."""
+
+    def __init__(self, errors):
+        self.errors = errors
+
+    def find_spec(self, name, path, target=None):
+        if name != "ringhorn":
+            return None
+        return importlib.util.spec_from_loader(name, self, origin="a ringhorn worker")
+
+    def create_module(self, spec):
+        return None
+
+    def exec_module(self, module):
+        for exception in self.errors.PUBLIC:
+            setattr(module, exception.__name__, exception)
+
+
 def enter_application_folder(chdir, pythonpath, loader):
     """Applies --chdir and --pythonpath; relative entries of the latter start where we do."""
     pythonpath = [os.path.abspath(entry) for entry in pythonpath]
@@ -358,6 +410,7 @@ def serve(worker, threads):
     worker.serve(0)
     for seat in seats:
         seat.join()
+    worker.close()
 
 
 def leave(code, text):

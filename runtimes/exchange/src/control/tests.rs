@@ -24,6 +24,10 @@ fn setup() -> Setup {
     }
 }
 
+fn tenure() -> Tenure {
+    Tenure { event_loop: 3, slot: 70_000, epoch: (1 << 40) - 2 }
+}
+
 fn from_worker() -> Vec<FromWorker> {
     vec![
         FromWorker::Hello(Hello::of_this_build("cpython".into(), "3.12.4".into())),
@@ -35,6 +39,7 @@ fn from_worker() -> Vec<FromWorker> {
         FromWorker::ForkFailed(ForkFailed { worker: 7, text: "no memory".into() }),
         FromWorker::Ended(Ended { worker: 7, status: Some(139) }),
         FromWorker::Ended(Ended { worker: 8, status: None }),
+        FromWorker::Stuck(Stuck { seat: 9, tenure: tenure() }),
     ]
 }
 
@@ -54,6 +59,16 @@ fn messages_come_back_as_they_went_and_cut_ones_are_refused() {
     from_worker().iter().for_each(check);
     check(&ToWorker::Setup(Box::new(setup())));
     check(&ToWorker::Stop(Stop { graceful: true }));
+    for why in [Why::Timeout, Why::Slow, Why::ClientLeft] {
+        check(&ToWorker::Interrupt(Box::new(Interrupt {
+            why,
+            seat: 17,
+            tenure: tenure(),
+            grace_ms: 2000,
+            request: "GET /ü HTTP/1.1".into(),
+            request_id: "a1".into(),
+        })));
+    }
     check(&ToWorker::Fork(Fork { worker: 7 }));
 }
 

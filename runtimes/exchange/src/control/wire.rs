@@ -4,9 +4,10 @@
 //! by what is left of the message, so no length can lead outside it or make it allocate more.
 
 use super::{
-    Changed, ControlError, Ended, Failed, Fork, ForkFailed, Forked, FromWorker, Hello, Message,
-    Ready, Setup, Stop, TEXT_BYTES_MAX, ToWorker, WornOut,
+    Changed, ControlError, Ended, Failed, Fork, ForkFailed, Forked, FromWorker, Hello, Interrupt,
+    Message, Ready, Setup, Stop, Stuck, TEXT_BYTES_MAX, ToWorker, Why, WornOut,
 };
+use crate::running::Tenure;
 
 const HELLO: u8 = 1;
 const READY: u8 = 2;
@@ -19,6 +20,8 @@ const FORKED: u8 = 40;
 const FORK_FAILED: u8 = 41;
 const ENDED: u8 = 42;
 const FORK: u8 = 43;
+const INTERRUPT: u8 = 30;
+const STUCK: u8 = 31;
 
 impl Message for FromWorker {
     fn encode(&self, into: &mut Vec<u8>) {
@@ -65,6 +68,11 @@ impl Message for FromWorker {
                 fields.number(ended.worker.into());
                 fields.optional(ended.status.map(u64::from));
             }
+            FromWorker::Stuck(stuck) => {
+                fields.byte(STUCK);
+                fields.number(stuck.seat.into());
+                fields.tenure(stuck.tenure);
+            }
         }
     }
 
@@ -100,6 +108,9 @@ impl Message for FromWorker {
                 worker: fields.narrow("worker")?,
                 status: fields.optional("status")?,
             }),
+            STUCK => {
+                FromWorker::Stuck(Stuck { seat: fields.narrow("seat")?, tenure: fields.tenure()? })
+            }
             _ => return Err(ControlError::Malformed("kind")),
         };
         fields.end()?;
@@ -123,6 +134,15 @@ impl Message for ToWorker {
                 fields.byte(FORK);
                 fields.number(fork.worker.into());
             }
+            ToWorker::Interrupt(interrupt) => {
+                fields.byte(INTERRUPT);
+                fields.byte(interrupt.why as u8);
+                fields.number(interrupt.seat.into());
+                fields.tenure(interrupt.tenure);
+                fields.number(interrupt.grace_ms.into());
+                fields.text(&interrupt.request);
+                fields.text(&interrupt.request_id);
+            }
         }
     }
 
@@ -132,11 +152,26 @@ impl Message for ToWorker {
             SETUP => ToWorker::Setup(Box::new(fields.setup()?)),
             STOP => ToWorker::Stop(Stop { graceful: fields.flag("graceful")? }),
             FORK => ToWorker::Fork(Fork { worker: fields.narrow("worker")? }),
+            INTERRUPT => ToWorker::Interrupt(Box::new(Interrupt {
+                why: why(fields.byte("why")?)?,
+                seat: fields.narrow("seat")?,
+                tenure: fields.tenure()?,
+                grace_ms: fields.narrow("grace")?,
+                request: fields.text("request")?,
+                request_id: fields.text("request id")?,
+            })),
             _ => return Err(ControlError::Malformed("kind")),
         };
         fields.end()?;
         Ok(message)
     }
+}
+
+fn why(byte: u8) -> Result<Why, ControlError> {
+    [Why::Timeout, Why::Slow, Why::ClientLeft]
+        .into_iter()
+        .find(|why| *why as u8 == byte)
+        .ok_or(ControlError::Malformed("why"))
 }
 
 /// The last `bytes` of a text, from a character's start: the end of a traceback says what happened.
@@ -172,6 +207,12 @@ impl Encoder<'_> {
         // A text of 4 GiB would be refused by the bound on the whole message.
         self.into.extend_from_slice(&(value.len() as u32).to_le_bytes());
         self.into.extend_from_slice(value.as_bytes());
+    }
+
+    fn tenure(&mut self, tenure: Tenure) {
+        self.number(tenure.event_loop.into());
+        self.number(tenure.slot.into());
+        self.number(tenure.epoch);
     }
 
     fn setup(&mut self, setup: &Setup) {
@@ -249,6 +290,14 @@ impl<'a> Decoder<'a> {
     fn count(&mut self, what: &'static str) -> Result<usize, ControlError> {
         let count: usize = self.narrow(what)?;
         if count > self.rest.len() / 4 { Err(ControlError::Malformed(what)) } else { Ok(count) }
+    }
+
+    fn tenure(&mut self) -> Result<Tenure, ControlError> {
+        Ok(Tenure {
+            event_loop: self.narrow("event loop")?,
+            slot: self.narrow("slot")?,
+            epoch: self.number("epoch")?,
+        })
     }
 
     fn setup(&mut self) -> Result<Setup, ControlError> {

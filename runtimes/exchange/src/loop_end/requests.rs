@@ -228,6 +228,17 @@ impl LoopEnd {
         }
     }
 
+    /// "The client will send nothing more": what a runtime tells an application that asks.
+    ///
+    /// # Panics
+    /// When the slot is neither reserved nor in flight.
+    pub fn set_client_left(&mut self, slot: SlotIndex) {
+        let used = self.slots.book(slot).used;
+        assert!(matches!(used, Use::Reserved | Use::InFlight), "slot {slot} is not in use");
+        // Relaxed: see `Hold::has_client_left`.
+        self.view().down_slot(slot).client_left.store(1, Ordering::Relaxed);
+    }
+
     /// "Close after this response": read by the writer before the head.
     ///
     /// # Panics
