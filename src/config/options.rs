@@ -253,6 +253,21 @@ pub const ROWS: &[Row] = &[
     option(REQUESTS, "limit-request-body", Takes::Bytes(0, TIB), "0",
         "Largest request body; 0 = any. Beyond it: 413."),
 
+    option(TIMEOUTS, "timeout", Takes::Seconds(0), "30",
+        "Longest time of a request in the application, from the moment a thread takes it until its \
+         response is complete; 0 = any. Beyond it the client gets 504 (or is cut if bytes went \
+         out), the log gets the thread's stack, and `RequestTimeout` is raised in the thread. \
+         Responses that stream for longer, such as server-sent events and large downloads by slow \
+         clients, need a larger value or 0.").short('t'),
+    option(TIMEOUTS, "interrupt-grace", Takes::Seconds(0), "2",
+        "How long an interrupted request may take to unwind. Beyond it the worker is replaced: its \
+         other requests finish, then it is killed."),
+    option(TIMEOUTS, "slow-request-log", Takes::Seconds(0), "0",
+        "Logs the stack of a request that has run for so long, once, without touching it; 0 = \
+         never. Below `--timeout`."),
+    option(TIMEOUTS, "cancel-on-disconnect", Takes::Nothing, "",
+        "Raises `ClientDisconnected` in the thread of a request whose client left. A client that \
+         only shut down its sending side counts as gone, too."),
     option(TIMEOUTS, "keep-alive", Takes::Seconds(0), "75",
         "How long an idle connection is kept for its next request; 0 = closed after each \
          response."),

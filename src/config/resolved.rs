@@ -278,6 +278,18 @@ impl Config {
                 settings.spool_disk_bytes_max,
             ),
         ];
+        if let (Some(slow), Some(timeout)) = (settings.slow_request_log, settings.timeout)
+            && slow >= timeout
+        {
+            return Err(ConfigError::new(
+                format!(
+                    "--slow-request-log ({}) is not below --timeout ({}): it would log nothing",
+                    slow.as_secs_f64(),
+                    timeout.as_secs_f64()
+                ),
+                "lower --slow-request-log, or raise --timeout",
+            ));
+        }
         for (small, small_bytes, large, large_bytes) in ordered {
             if small_bytes > large_bytes {
                 return Err(ConfigError::new(
@@ -454,7 +466,7 @@ impl Reader<'_> {
     }
 
     fn loop_settings(&self, environment: &Environment) -> Result<LoopSettings, ConfigError> {
-        let queue_timeout = self.seconds("queue-timeout")?;
+        let unless_zero = |bound: Duration| (!bound.is_zero()).then_some(bound);
         Ok(LoopSettings {
             event_loops: 1,
             head_limits: HeadLimits {
@@ -470,7 +482,11 @@ impl Reader<'_> {
             body_timeout: self.seconds("body-timeout")?,
             send_timeout: self.seconds("send-timeout")?,
             inflight_max: self.number("max-inflight")? as u32,
-            queue_timeout: (!queue_timeout.is_zero()).then_some(queue_timeout),
+            queue_timeout: unless_zero(self.seconds("queue-timeout")?),
+            timeout: unless_zero(self.seconds("timeout")?),
+            interrupt_grace: self.seconds("interrupt-grace")?,
+            slow_request_log: unless_zero(self.seconds("slow-request-log")?),
+            cancel_on_disconnect: self.said.is_on("cancel-on-disconnect"),
             connections_max: self.number("max-connections")? as u32,
             body_buffer_bytes: self.bytes("body-buffer-size")?,
             body_spool_bytes: self.bytes("body-spool-size")?,

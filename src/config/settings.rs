@@ -32,6 +32,14 @@ pub struct LoopSettings {
     pub inflight_max: u32,
     /// How long a request may wait for a seat before it gets 503; `None` = as long as it takes.
     pub queue_timeout: Option<Duration>,
+    /// How long a request may run, from its claim; `None` = as long as it takes.
+    pub timeout: Option<Duration>,
+    /// How long a request interrupted for `timeout` may take to unwind.
+    pub interrupt_grace: Duration,
+    /// How long a request runs before its stack is logged; `None` = never.
+    pub slow_request_log: Option<Duration>,
+    /// Interrupt a request whose client left.
+    pub cancel_on_disconnect: bool,
     /// Open connections, per process.
     pub connections_max: u32,
     /// A request body up to this many bytes is gathered in memory before it is queued.

@@ -194,6 +194,8 @@ pub struct Connection {
     pub is_head_begun: bool,
     /// The request is a HEAD: a refusal has no body.
     pub is_head_request: bool,
+    /// The request's stack was asked for (`--slow-request-log`).
+    pub is_slow_logged: bool,
     /// The listener it came from, by number.
     pub listener: u16,
     /// Resume point of the head parser.
@@ -206,6 +208,8 @@ pub struct Connection {
     pub accepted_ns: u64,
     /// Monotonic nanoseconds when the request was queued.
     pub queued_ns: u64,
+    /// Monotonic nanoseconds when the send in flight has taken too long.
+    pub send_due_ns: u64,
     /// The peer's address; `None` for Unix sockets.
     pub peer: Option<SocketAddr>,
     /// The request's place in the exchange.
@@ -243,12 +247,14 @@ impl Connection {
             resets: false,
             is_head_begun: false,
             is_head_request: false,
+            is_slow_logged: false,
             listener: 0,
             scan: HeadScan::default(),
             drained_bytes: 0,
             send_bytes: 0,
             accepted_ns: 0,
             queued_ns: 0,
+            send_due_ns: 0,
             peer: None,
             ticket: None,
             ring_hold: None,

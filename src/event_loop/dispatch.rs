@@ -160,6 +160,7 @@ impl State {
         connection.ticket = Some(Ticket { pool, slot });
         connection.phase = Phase::Reply;
         connection.queued_ns = now_ns;
+        connection.is_slow_logged = false;
         connection.reply = Reply::default();
         self.inflight += 1;
         self.pools[place].set_owner(slot, Some((index, generation)));
@@ -182,7 +183,7 @@ impl State {
         if let Some(access) = self.table[index].extra.as_mut().and_then(|e| e.access.as_mut()) {
             access.phases.queued_ns = now_ns;
         }
-        self.set_waiting_deadline(index);
+        self.set_queued_deadline(index);
     }
 
     /// Whether this connection's peer may state facts about the client (`--forwarded-allow-ips`;

@@ -105,7 +105,7 @@ impl State {
             (body.asked_ns, body.is_late) = (now_ns, false);
             // A reply's send in flight has the deadline meanwhile.
             if !matches!(sending, Sending::Ring | Sending::Buffer) {
-                self.set_deadline(index, self.settings.body_timeout);
+                self.set_body_deadline(index);
             }
         }
         let Some(body) = self.body(index) else { return };

@@ -10,6 +10,7 @@
 
 use std::time::Duration;
 
+use ringhorn_exchange::control::Interrupt;
 use ringhorn_exchange::{LoopEnd, WorkerSeats};
 
 use crate::log::AccessRecord;
@@ -108,6 +109,13 @@ pub enum Report {
         pool: u8,
         /// Its number.
         worker: u32,
+    },
+    /// A request that runs is to be looked at or interrupted.
+    Interrupt {
+        /// Which pool.
+        pool: u8,
+        /// Which request, and why.
+        interrupt: Box<Interrupt>,
     },
     /// A seat stated an impossible value: its worker is to be killed.
     KillWorker {

@@ -14,7 +14,7 @@
 //! | `gather.rs` | bodies in memory, in spool files, into the ring |
 //! | `dispatch.rs`, `request_record.rs`, `uwsgi_record.rs` | slot, record, ready queue |
 //! | `reply.rs` | news → send → slot given back → next request or close |
-//! | `close.rs`, `expiry.rs`, `deadlines.rs` | ends and deadlines |
+//! | `close.rs`, `expiry.rs`, `deadlines.rs`, `overdue.rs` | ends and deadlines |
 //! | `commands.rs`, `messages.rs` | the supervisor |
 //! | `intents.rs` | what was decided → driver operations |
 //!
@@ -35,6 +35,7 @@ mod health;
 #[allow(unsafe_code)] // Operations borrow memory until their completion; see the file.
 mod intents;
 pub mod messages;
+mod overdue;
 mod receive;
 mod reply;
 mod request_record;

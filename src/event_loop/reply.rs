@@ -15,7 +15,8 @@
 
 use std::time::Duration;
 
-use ringhorn_exchange::{Impossible, Progress, ResponseEnd, Withdrawal};
+use ringhorn_exchange::control::Why;
+use ringhorn_exchange::{Abandonment, Impossible, Progress, ResponseEnd, Withdrawal};
 
 use super::accept::BACKLOG_QUIET;
 use super::messages::Report;
@@ -36,6 +37,13 @@ const CLOSE_BEHIND_BYTES_MAX: u64 = 16 * 1024;
 /// Bytes that a slow reader's buffer may hold whatever its bounds say, or its reply would never go
 /// on. By taste: a provided buffer's worth.
 const OUT_BYTES_MIN: u64 = 16 * 1024;
+
+/// How long a request stays queued whose client sends nothing more: it may be on its way to a
+/// seat, and its client may only have shut down its sending side. By taste.
+const LEAVING: Duration = Duration::from_millis(100);
+
+/// Why a request was given up, if that was its client's doing.
+const CLIENTS_DOING: [&str; 2] = ["client-closed", "send-timeout"];
 
 impl State {
     /// A seat changed something about a slot of `pool`.
@@ -91,7 +99,7 @@ impl State {
             self.intend(index, Intent::SendRing { bytes: bytes as u32, close });
             // A cancelled send would take its linked close along.
             let patience = if close { self.settings.send_timeout } else { SLOW_READER };
-            self.set_deadline(index, patience);
+            self.set_send_deadline(index, patience, Some(progress));
         } else if let Some(end) = reply.ended {
             // Bytes beyond the statement mean that it was not kept.
             let end = if progress.unsent > 0 { ResponseEnd::Broken } else { end };
@@ -253,7 +261,8 @@ impl State {
         out.turn_over();
         if out.gone < out.in_flight.len() {
             self.intend(index, Intent::SendBuffer);
-            self.set_deadline(index, self.settings.send_timeout);
+            let progress = self.progress(index);
+            self.set_send_deadline(index, self.settings.send_timeout, progress.as_ref());
         } else if !is_in_exchange && let Some(end) = self.table[index].reply.ended {
             self.end_reply(index, end);
         }
@@ -324,10 +333,14 @@ impl State {
         if !self.table[index].is_request_read() {
             self.break_body(index);
         }
-        // It may have shut down its writing side only. A request still queued one tick later is
-        // taken back as its client's who left; a running one's answer is always tried.
+        if let Some((pool, _, slot)) = self.ticket(index) {
+            pool.end.set_client_left(slot);
+        }
+        // It may have shut down its writing side only. A request still queued a moment later is
+        // taken back as its client's who left; a running one's answer is always tried, unless
+        // `--cancel-on-disconnect` says otherwise.
         if self.table[index].sending == Sending::Nothing {
-            self.set_deadline(index, Duration::from_millis(super::deadlines::TICK_MS));
+            self.set_reply_deadline(index, Some(LEAVING));
         }
     }
 
@@ -336,9 +349,16 @@ impl State {
     pub fn give_up(&mut self, index: ConnectionIndex, why: &'static str) {
         let status = self.table[index].reply.statement.map_or(499, |statement| statement.status);
         self.capture_claim(index);
+        let ticket = self.table[index].ticket;
         match self.leave_exchange(index) {
             Left::Withdrawn => self.counters.left_while_queued.add(1),
-            Left::Running | Left::Ended => self.counters.replies_cut.add(1),
+            Left::Running => {
+                self.counters.replies_cut.add(1);
+                if self.settings.cancel_on_disconnect && CLIENTS_DOING.contains(&why) {
+                    self.interrupt(ticket, Why::ClientLeft);
+                }
+            }
+            Left::Ended => self.counters.replies_cut.add(1),
             Left::Nothing => {}
         }
         self.finish_access(index, status, Some(why));
@@ -356,14 +376,20 @@ impl State {
         self.pools[usize::from(pool)].set_owner(slot, None);
         self.inflight -= 1;
         let ended = self.table[index].reply.ended.is_some();
+        let runner = self.pools[usize::from(pool)].end.runner(slot);
         match self.take_back(pool, slot, ended) {
-            Ok(left) => left,
-            Err(impossible) => {
-                self.counters.impossible.add(1);
-                self.report_impossible(pool, impossible);
-                Left::Running
+            // Nobody waits for it any more, but its deadline holds, if it was not that.
+            Ok(Left::Running) if !runner.is_some_and(|runner| runner.is_abandoned) => {
+                self.note_orphan(pool, slot, self.table[index].is_slow_logged);
+                Ok(Left::Running)
             }
+            left => left,
         }
+        .unwrap_or_else(|impossible| {
+            self.counters.impossible.add(1);
+            self.report_impossible(pool, impossible);
+            Left::Running
+        })
     }
 
     fn take_back(&mut self, pool: u8, slot: u32, ended: bool) -> Result<Left, Impossible> {
@@ -377,9 +403,12 @@ impl State {
         }
         // Abandoned or finished a moment ago: the slot is given back by itself, once its seat is
         // done.
-        end.abandon(slot)?;
+        let abandonment = end.abandon(slot)?;
         end.release(slot)?;
-        Ok(Left::Running)
+        Ok(match abandonment {
+            Abandonment::Abandoned => Left::Running,
+            Abandonment::Finished => Left::Ended,
+        })
     }
 
     /// A worker stated what cannot be: it is killed, or the pool condemned; this request gets 502.

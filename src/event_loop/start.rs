@@ -22,6 +22,7 @@ use super::EventLoop;
 use super::accept::{ACCEPTS_ARMED, Listener};
 use super::deadlines::TimerWheel;
 use super::messages::{Command, Readiness, Report};
+use super::overdue::Orphans;
 use super::state::{Budget, Mode, Pool, RequestIds, State};
 use super::table::Table;
 use crate::config::LoopSettings;
@@ -177,6 +178,7 @@ fn state(setup: LoopSetup, now_ns: u64) -> State {
         commands: setup.commands,
         reports: setup.reports,
         counters: setup.counters,
+        orphans: Orphans::default(),
         request_ids: RequestIds::new(nonce(), setup.index),
         scratch: Vec::new(),
         settings,

@@ -18,6 +18,7 @@ use ringhorn_exchange::{Impossible, LoopEnd, Wake};
 use super::accept::ACCEPTS_ARMED;
 use super::deadlines::TimerWheel;
 use super::messages::{Command, Readiness, Report};
+use super::overdue::Orphans;
 use super::table::Table;
 use crate::config::{ListenerFacts, ListenerProtocol, LoopSettings};
 use crate::connection::{Connection, Intent, Ticket};
@@ -223,6 +224,8 @@ pub struct State {
     pub readiness: Readiness,
     /// Monotonic time of this turn, nanoseconds.
     pub now_ns: u64,
+    /// Requests that run although nobody waits for them any more.
+    pub orphans: Orphans,
     /// Commands from the supervisor.
     pub commands: Receiver<Command>,
     /// Reports to the supervisor.

@@ -136,6 +136,7 @@ impl<D: Driver> EventLoop<D> {
             self.state.on_deadline(*index);
         }
         self.due = due;
+        self.state.expire_orphans();
     }
 
     /// Wakes seats for what was queued and decides how long the driver may wait.
@@ -160,6 +161,9 @@ impl<D: Driver> EventLoop<D> {
         }
         if state.now_ns < self.pages_until_ns {
             at_most(PAGES_STEP);
+        }
+        if let Some(bound) = state.orphans.sleep(state.now_ns) {
+            at_most(bound);
         }
         for pool in 0..state.pools.len() {
             if let Some(bound) = state.prepare_pool_sleep(pool, ahead) {

@@ -51,6 +51,8 @@ pub struct LoopCounters {
     pub left_while_queued: Counter,
     /// Replies cut because the client left or took nothing for too long.
     pub replies_cut: Counter,
+    /// Requests that ran into `--timeout`.
+    pub timeouts: Counter,
     /// Requests whose worker died while it ran them.
     pub worker_deaths: Counter,
     /// Replies that ended short of what they stated, or by an application's fault.

@@ -24,6 +24,7 @@
 //! | `privileges.rs`, `socket_file.rs` | who the server runs as, and whose its socket files are |
 //! | `standing.rs`, `pid_file.rs`, `title.rs`, `notify.rs` | what the system sees of the server |
 //! | `upgrade.rs`, `predecessor.rs`, `successor.rs`, `handed_over.rs` | USR2 |
+//! | `overdue.rs` | requests that run too long |
 //! | `fault.rs` | why a server ends, and its exit code |
 //!
 //! Invariants: the server process never runs Python; one task owns all state; every thread but this
@@ -47,6 +48,7 @@ pub mod listeners;
 pub mod loops;
 pub mod memory;
 pub mod notify;
+pub mod overdue;
 pub mod pid_file;
 pub mod places;
 pub mod pool;

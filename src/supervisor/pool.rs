@@ -346,6 +346,10 @@ impl<'a> Pool<'a> {
                 Ok(Turn::Changed(changed.path))
             }
             (FromWorker::Changed(_), _) => Ok(Turn::None),
+            (FromWorker::Stuck(stuck), Phase::Ready(_)) => {
+                self.is_stuck(number, &stuck);
+                Ok(Turn::None)
+            }
             (message, _) => {
                 self.garbled(number, &format!("{message:?} is out of turn"));
                 Ok(Turn::None)

@@ -26,6 +26,8 @@ pub enum Why {
     Lifetime(Duration),
     /// It holds so many bytes (`--max-rss`).
     Memory(u64),
+    /// A request that was interrupted does not unwind (`--interrupt-grace`).
+    Stuck,
 }
 
 impl fmt::Display for Why {
@@ -34,6 +36,7 @@ impl fmt::Display for Why {
             Why::Reload => f.write_str("a reload"),
             Why::Requests(requests) => write!(f, "{requests} requests (--max-requests)"),
             Why::Lifetime(lifetime) => write!(f, "{lifetime:.0?} of life (--max-worker-lifetime)"),
+            Why::Stuck => f.write_str("a request that hangs (--timeout)"),
             Why::Memory(bytes) => write!(f, "{} MiB of memory (--max-rss)", bytes >> 20),
         }
     }

@@ -521,6 +521,7 @@ impl Supervisor<'_> {
             Report::DeathAcknowledged { event_loop, worker, .. } => {
                 pool.acknowledged(event_loop, worker);
             }
+            Report::Interrupt { interrupt, .. } => pool.interrupt(*interrupt),
             Report::KillWorker { seat, why, .. } => pool.kill_seat(seat, why),
             Report::PoolCondemned { event_loop, why, .. } => {
                 pool.condemn(&format!("event loop {event_loop} read {why}"));

@@ -27,8 +27,8 @@ use crate::sys::process::{pidfd_kill, signals};
 use crate::sys::rlimit::DescriptorLimit;
 use crate::sys::worker_start::{CONTROL_DESCRIPTOR, Start, start};
 use ringhorn_exchange::WorkerSeats;
-use ringhorn_exchange::control::{ControlError, ControlSocket, Failed, FromWorker, Received};
-use ringhorn_exchange::control::{Setup, Stop, ToWorker};
+use ringhorn_exchange::control::{ControlError, ControlSocket, Failed, FromWorker, Interrupt};
+use ringhorn_exchange::control::{Received, Setup, Stop, ToWorker};
 
 /// Added to a worker's `oom_score_adj`: a tenth of the machine's memory ahead of the server. By
 /// taste.
@@ -265,6 +265,14 @@ impl Worker {
             tracing::debug!("worker {} cannot be told to stop: {error}", self.number);
         }
         self.give_up_waiting();
+    }
+
+    /// Asks it to look at a request of its, or to interrupt it.
+    pub fn interrupt(&self, interrupt: Interrupt) {
+        let message = ToWorker::Interrupt(Box::new(interrupt));
+        if let Err(error) = self.control.send(&message, &[]) {
+            tracing::warn!("worker {} cannot be told to interrupt: {error}", self.number);
+        }
     }
 
     /// Ends it at once.

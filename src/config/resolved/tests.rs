@@ -82,12 +82,30 @@ fn refuses() {
         "a:b --health-path /h --ready-path /h",
         "a:b --max-crashes -1",
         "a:b --shutdown-delay soon",
+        "a:b --slow-request-log 30",
+        "a:b --timeout 1.5 --slow-request-log 1.5",
+        "a:b --timeout -1",
     ] {
         let error = resolve(line).expect_err(line);
         assert!(!error.hint.is_empty(), "{line}");
     }
     // Without spool files a body is gathered in memory or streamed.
     assert!(resolve("a:b --body-spool-size 0").is_ok());
+    // Without a deadline a slow request may be as slow as it likes.
+    assert!(resolve("a:b --timeout 0 --slow-request-log 60").is_ok());
+}
+
+#[test]
+fn no_time_at_all_means_no_bound() {
+    let of = |line: &str| resolve(line).unwrap().loop_settings(1, Vec::new());
+    let said = of("a:b");
+    assert_eq!(said.timeout, Some(Duration::from_secs(30)));
+    assert_eq!(said.interrupt_grace, Duration::from_secs(2));
+    assert!(said.slow_request_log.is_none() && !said.cancel_on_disconnect);
+    let said = of("a:b -t 0 --queue-timeout 0 --slow-request-log 0.5 --cancel-on-disconnect");
+    assert_eq!((said.timeout, said.queue_timeout), (None, None));
+    assert_eq!(said.slow_request_log, Some(Duration::from_millis(500)));
+    assert!(said.cancel_on_disconnect);
 }
 
 #[test]

@@ -85,6 +85,11 @@ impl Sim {
         self.world.borrow_mut().clock_hook = Some(Box::new(hook));
     }
 
+    /// A wait in which nothing comes ends after this long: a kernel may wake a loop for no reason.
+    pub fn nap_at_most(&self, wait: Duration) {
+        self.world.borrow_mut().nap_max = Some(wait);
+    }
+
     /// Does something when the loop has waited until then.
     pub fn after(&self, delay: Duration, action: impl FnOnce(&Sim) + 'static) {
         let mut world = self.world.borrow_mut();

@@ -61,6 +61,7 @@ impl SimDriver {
     /// Nothing came: lets time pass until the next scheduled action or the end of the wait.
     fn sleep(&mut self, wait: Option<Duration>) {
         let mut world = self.world.borrow_mut();
+        let wait = [wait, world.nap_max].into_iter().flatten().min();
         let end_ns = wait.map(|wait| world.now_ns.saturating_add(wait.as_nanos() as u64));
         let next = world.schedule.iter().enumerate().min_by_key(|(_, (due_ns, _))| *due_ns);
         let next = next.map(|(index, (due_ns, _))| (index, *due_ns));

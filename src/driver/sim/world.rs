@@ -34,6 +34,8 @@ pub(super) struct World {
     random: u64,
     pub(super) now_ns: u64,
     pub(super) clock_hook: Option<Box<dyn FnMut(u64)>>,
+    /// Longest wait in which nothing comes.
+    pub(super) nap_max: Option<std::time::Duration>,
     /// Actions of the test at a time, unordered.
     pub(super) schedule: Vec<(u64, Action)>,
     pub(super) round: u64,
@@ -148,6 +150,7 @@ impl World {
             random: config.seed,
             now_ns: 0,
             clock_hook: None,
+            nap_max: None,
             schedule: Vec::new(),
             round: 1,
             late_in_a_row: 0,

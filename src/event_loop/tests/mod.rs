@@ -10,5 +10,6 @@ mod clients;
 mod drain;
 mod faults;
 mod health;
+mod overdue;
 mod requests;
 mod timing;

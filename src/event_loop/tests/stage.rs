@@ -9,7 +9,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use ringhorn_exchange::{
     BodyRead, Claim, Geometry, Key, KeyId, LoopDescriptorsOwned, LoopEnd, ResponseEnd, Seat,
-    SeatTable, WorkerEnd, WorkerSeats, WriteError,
+    SeatTable, Tenure, WorkerEnd, WorkerSeats, WriteError,
 };
 
 use crate::config::{
@@ -51,6 +51,8 @@ pub struct Stage {
     quiet_turns_max: u32,
     /// The worker answers nothing while this is set.
     pub is_worker_asleep: bool,
+    /// Every request claimed so far.
+    tenures: Vec<Tenure>,
 }
 
 /// A request that the worker has in hand.
@@ -62,6 +64,7 @@ struct Job {
     reply: Option<Vec<u8>>,
     written: usize,
     is_begun: bool,
+    hangs: bool,
 }
 
 /// The settings of most plays.
@@ -87,6 +90,10 @@ pub fn settings() -> LoopSettings {
         send_timeout: Duration::from_secs(30),
         inflight_max: 16,
         queue_timeout: None,
+        timeout: None,
+        interrupt_grace: Duration::from_secs(2),
+        slow_request_log: None,
+        cancel_on_disconnect: false,
         connections_max: 32,
         body_buffer_bytes: 64 << 10,
         body_spool_bytes: 1 << 20,
@@ -112,6 +119,8 @@ impl Stage {
         NOW_NS.set(EPOCH_NS);
         let (driver, sim) = SimDriver::new(config);
         sim.on_clock(|now| NOW_NS.set(EPOCH_NS + now));
+        // Quiet turns must not run ahead of the play to the next deadline.
+        sim.nap_at_most(Duration::from_millis(100));
         let seats = Arc::new(SeatTable::create(4).unwrap());
         let bell = EventFd::new().unwrap();
         let geometry = Geometry {
@@ -131,7 +140,8 @@ impl Stage {
             one_lock: true,
             paired: true,
         });
-        let seat = attach(&end, &seats, 0);
+        let mut seat = attach(&end, &seats, 0);
+        seat.set_clock(now_ns);
         let (commands, commands_in) = bounded(16);
         let (reports_out, reports) = bounded(1024);
         let counters = Arc::new(LoopCounters::default());
@@ -162,6 +172,7 @@ impl Stage {
             jobs: Vec::new(),
             quiet_turns_max: if config.late_turns > 0 { 20 } else { 1 },
             is_worker_asleep: false,
+            tenures: Vec::new(),
         };
         stage.settle();
         stage
@@ -254,6 +265,21 @@ impl Stage {
         self.sim.finish();
     }
 
+    /// Ends `/hang` for those that are in it.
+    pub fn let_go(&mut self) {
+        self.jobs.iter_mut().for_each(|job| job.hangs = false);
+    }
+
+    /// Whether the client of each request in the worker's hands left, as the application is told.
+    pub fn clients_left(&self) -> Vec<bool> {
+        self.jobs.iter().map(|job| job.claim.has_client_left()).collect()
+    }
+
+    /// Every request claimed so far.
+    pub fn tenures(&self) -> &[Tenure] {
+        &self.tenures
+    }
+
     /// Lets the worker go on with what it has and claim what there is; whether anything moved.
     pub fn work(&mut self) -> bool {
         if self.is_worker_asleep {
@@ -261,6 +287,7 @@ impl Stage {
         }
         let mut moved = false;
         while let Some(claim) = self.seat.try_claim() {
+            self.tenures.push(claim.tenure());
             self.jobs.push(Job::new(claim));
             moved = true;
         }
@@ -292,6 +319,7 @@ impl Job {
         let path = variable(&claim, KeyId::PATH_INFO);
         Job {
             claim,
+            hangs: path.starts_with("/hang"),
             path,
             body: Vec::new(),
             is_broken: false,
@@ -304,7 +332,8 @@ impl Job {
     /// `/echo`: the body. `/big/N`: N bytes. `/cut/N`: states N bytes, sends N/2.
     /// `/environ/A/B`: the values of A and B. `/until-close`:
     /// no length. `/early`: the reply's first bytes before the body is read. `/deaf`: a reply, the
-    /// body unread. Anything else: what the worker saw of the request.
+    /// body unread. `/hang`: nothing until it is let go; `/hang/after/bytes`: after the first
+    /// bytes. Anything else: what the worker saw of the request.
     fn step(&mut self) -> Step {
         if self.path == "/early" && !self.is_begun {
             self.is_begun = true;
@@ -313,6 +342,17 @@ impl Job {
             writer.write(b"early ").unwrap();
             writer.flush();
             return Step::Moved;
+        }
+        if self.path == "/hang/after/bytes" && !self.is_begun {
+            self.is_begun = true;
+            let writer = self.claim.writer();
+            writer.begin_head(b"200 OK").unwrap();
+            writer.write(b"bytes ").unwrap();
+            writer.flush();
+            return Step::Moved;
+        }
+        if self.hangs {
+            return Step::Waits;
         }
         if self.path == "/deaf" && self.reply.is_none() {
             return self.begin();
