@@ -175,6 +175,9 @@ pub struct Connection {
     pub receiving_body: bool,
     /// A spool operation is in flight.
     pub spooling: bool,
+    /// A shutdown of the writing side is in flight: the kernel runs it on a thread of its own and
+    /// looks the descriptor up only there, so it must have ended before the number is used again.
+    pub shutting_down: bool,
     /// A cancel was asked for and the operations have not all ended.
     pub cancelling: bool,
     /// The receive armed is the last look before an idle connection is closed.
@@ -238,6 +241,7 @@ impl Connection {
             receiving: false,
             receiving_body: false,
             spooling: false,
+            shutting_down: false,
             cancelling: false,
             looks_last: false,
             peer_finished: false,
@@ -282,7 +286,7 @@ impl Connection {
 
     /// Whether the kernel still owes a completion.
     pub fn is_armed(&self) -> bool {
-        self.receiving || self.spooling || self.sending != Sending::Nothing
+        self.receiving || self.spooling || self.shutting_down || self.sending != Sending::Nothing
     }
 
     /// Whether no further operation but its close may be armed.

@@ -40,7 +40,10 @@ impl<D: Driver> EventLoop<D> {
             Intent::SpoolWrite => self.spool(index, true),
             Intent::SpoolRead => self.spool(index, false),
             Intent::Cancel => self.driver.cancel(token),
-            Intent::ShutdownWrite => self.driver.shutdown_write(token),
+            Intent::ShutdownWrite => {
+                self.state.table[index].shutting_down = true;
+                self.driver.shutdown_write(token);
+            }
             Intent::Close => self.driver.close(token),
             Intent::Reset => self.driver.reset(token),
         }

@@ -202,7 +202,11 @@ impl<D: Driver> EventLoop<D> {
                 self.state.table[index].spooling = false;
                 self.state.on_spooled(index, completion.result);
             }
-            Kind::Bell | Kind::Cancelled | Kind::ShutDown => {}
+            Kind::ShutDown => {
+                self.state.table[index].shutting_down = false;
+                self.state.step_close(index);
+            }
+            Kind::Bell | Kind::Cancelled => {}
         }
     }
 

@@ -16,6 +16,9 @@ use crate::driver::{After, BufferId, Completion, Kind, Piece, Token};
 /// Turns in a row that may return nothing although something is ready.
 const LATE_MAX: u32 = 3;
 
+/// How many rounds a shutdown takes.
+const SHUTDOWN_ROUNDS: u64 = 3;
+
 impl SimDriver {
     pub(super) fn run_turn(
         &mut self,
@@ -53,7 +56,8 @@ impl SimDriver {
             return Ok(());
         }
         world.late_in_a_row = 0;
-        world.is_quiet = world.done.is_empty() && world.schedule.is_empty();
+        world.is_quiet =
+            world.done.is_empty() && world.schedule.is_empty() && world.shutdowns.is_empty();
         world.deliver(out);
         Ok(())
     }
@@ -114,10 +118,7 @@ impl World {
                 self.complete(token, Kind::Closed, 0);
             }
             Operation::Shutdown { token } => {
-                if let Some(client) = self.client_of(token) {
-                    self.clients[client].server_has_shut = true;
-                }
-                self.complete(token, Kind::ShutDown, 0);
+                self.shutdowns.push((self.round, token));
             }
             Operation::Cancel { token } => self.cancel(token),
             Operation::CancelAccept { token } => self.cancel_accept(token),
@@ -143,12 +144,28 @@ impl World {
         if std::mem::take(&mut self.rings) > 0 || rung > 0 {
             self.complete(Token { connection: 0, generation: 0 }, Kind::Bell, 1);
         }
+        self.progress_shutdowns();
         self.progress_accepts();
         for index in 0..self.slots.len() {
             self.progress_recv(index, buffers);
             self.progress_send(index);
         }
         Ok(())
+    }
+
+    /// The kernel runs a shutdown on a thread of its own: it takes a while, and finds whoever has
+    /// the descriptor by then.
+    fn progress_shutdowns(&mut self) {
+        for (since, token) in std::mem::take(&mut self.shutdowns) {
+            if self.round < since + SHUTDOWN_ROUNDS {
+                self.shutdowns.push((since, token));
+                continue;
+            }
+            if let Some(client) = self.slots[token.connection as usize].client {
+                self.clients[client].server_has_shut = true;
+            }
+            self.complete(token, Kind::ShutDown, 0);
+        }
     }
 
     fn progress_accepts(&mut self) {
@@ -387,10 +404,6 @@ impl World {
         if unsafe { checksum(pieces) } != before {
             self.violation(format!("memory of a send on {token:?} changed before its completion"));
         }
-    }
-
-    fn client_of(&self, token: Token) -> Option<usize> {
-        self.slots[token.connection as usize].client
     }
 
     /// Bytes of the client that a receive could take now.

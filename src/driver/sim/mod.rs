@@ -170,7 +170,7 @@ impl Driver for SimDriver {
     }
 
     fn shutdown_write(&mut self, token: Token) {
-        self.world.borrow_mut().check_open(token, "shutdown");
+        self.world.borrow_mut().check_shutdown(token);
         self.ask(Operation::Shutdown { token });
     }
 

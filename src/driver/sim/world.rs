@@ -44,6 +44,8 @@ pub(super) struct World {
     pub(super) listeners: Vec<Listener>,
     pub(super) clients: Vec<Client>,
     pub(super) slots: Vec<Slot>,
+    /// Shutdowns that a thread of the kernel's runs, and since which round.
+    pub(super) shutdowns: Vec<(u64, Token)>,
     /// Completions the loop has not been given yet.
     pub(super) done: VecDeque<Completion>,
     /// Sends whose completion waits in `done`: their memory must still be as it was.
@@ -121,6 +123,7 @@ pub(super) struct View {
     pub(super) open: bool,
     pub(super) receiving: bool,
     pub(super) sending: bool,
+    pub(super) shutting: bool,
     pub(super) closing: bool,
     pub(super) generation: u32,
 }
@@ -151,6 +154,7 @@ impl World {
             now_ns: 0,
             clock_hook: None,
             nap_max: None,
+            shutdowns: Vec::new(),
             schedule: Vec::new(),
             round: 1,
             late_in_a_row: 0,
@@ -273,7 +277,7 @@ impl World {
     pub(super) fn check_close(&mut self, token: Token) {
         self.check_open(token, "close");
         let view = *self.view(token);
-        if view.receiving || view.sending {
+        if view.receiving || view.sending || view.shutting {
             self.violation(format!("a close of {token:?} beside armed operations: {view:?}"));
         }
         self.view(token).closing = true;
@@ -294,6 +298,12 @@ impl World {
         if piece.length > i32::MAX as usize {
             self.violation(format!("a piece of {} bytes", piece.length));
         }
+    }
+
+    /// A shutdown is asked for: it must have ended before the close.
+    pub(super) fn check_shutdown(&mut self, token: Token) {
+        self.check_open(token, "shutdown");
+        self.view(token).shutting = true;
     }
 
     fn view(&mut self, token: Token) -> &mut View {
@@ -371,7 +381,8 @@ impl World {
                 *self.view(token) = View { generation, ..View::default() };
             }
             Kind::Bell => self.counters.bells += 1,
-            Kind::FileDone | Kind::Cancelled | Kind::ShutDown => {}
+            Kind::ShutDown => self.view(token).shutting = false,
+            Kind::FileDone | Kind::Cancelled => {}
         }
         completion
     }

@@ -296,3 +296,23 @@ fn a_burst_that_was_served_already_wakes_nobody() {
     assert_eq!(response(&client.received()).0, 200);
     stage.finish();
 }
+
+/// The kernel runs a shutdown on a thread of its own and looks the descriptor up there: behind a
+/// close it hit the next connection with that number, whose client saw the end of everything.
+#[test]
+fn a_close_waits_for_the_shutdown_before_it() {
+    let mut stage = Stage::calm();
+    let client = stage.http(b"nonsense\r\n\r\n");
+    for _ in 0..10 {
+        stage.event_loop.turn().unwrap();
+        if !client.received().is_empty() {
+            break;
+        }
+    }
+    client.close();
+    stage.settle();
+    let next = stage.http(GET);
+    stage.settle();
+    assert_eq!(response(&next.received()).0, 200);
+    stage.finish();
+}
