@@ -120,13 +120,16 @@ impl Pool<'_> {
         renewal.askers.into_iter().for_each(|asker| asker.fail(&message, &fault.hint, text));
     }
 
-    /// Successors that have not taken their places are killed; nothing is to be replaced.
+    /// Successors that have not taken their places are killed; nobody is to be replaced but who is
+    /// worn out, since that is said once only.
     pub(super) fn withdraw_successors(&mut self, now: Instant) {
         let mut killed = Vec::new();
         for place in &mut self.places {
             killed.extend(place.successor.take());
+            let holder = place.holder.and_then(|holder| self.workers.get(&holder));
             *place = Place {
                 holder: place.holder,
+                replace: holder.and_then(|worker| worker.worn_out).map(Why::Requests),
                 // Who died meanwhile was to be followed by its successor.
                 due: place.due.or_else(|| place.holder.is_none().then_some(now)),
                 ..Place::default()

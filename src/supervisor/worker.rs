@@ -124,6 +124,8 @@ pub struct Worker {
     pub was_announced: bool,
     /// How long it is to serve.
     pub allotment: Allotment,
+    /// It served as many requests as it may, and said so.
+    pub worn_out: Option<u64>,
     /// It was told to leave, and is killed then.
     pub leaves_until: Option<Instant>,
     was_killed: Cell<bool>,
@@ -205,6 +207,7 @@ impl Worker {
             started: Instant::now(),
             was_announced: false,
             allotment,
+            worn_out: None,
             leaves_until: None,
             was_killed: Cell::new(false),
             process,
