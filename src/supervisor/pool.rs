@@ -492,7 +492,8 @@ impl<'a> Pool<'a> {
             tracing::debug!("worker {number} (pid {pid}) ended: {status}");
             return Ok(());
         }
-        if !self.was_ever_ready {
+        // Told to leave at the start already, by TTOU or WINCH: no crash.
+        if !self.was_ever_ready && worker.leaves_until.is_none() {
             if !matches!(status, Ending::NotForked) {
                 let fault = never_ready(&self.recipe, &worker, status);
                 self.crashes.at_start(&worker, status, fault)?;
@@ -513,7 +514,8 @@ impl<'a> Pool<'a> {
         for place in self.places.iter_mut().filter(|place| place.due.is_some()) {
             place.due = place.due.max(Some(due + FIRST_ALONE));
         }
-        if let Some(place) = self.places.get_mut(worker.place) {
+        let held = |place: &&mut Place| place.holder == Some(worker.number);
+        if let Some(place) = self.places.iter_mut().find(held) {
             (place.holder, place.due) = (None, Some(due));
         }
     }

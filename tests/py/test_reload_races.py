@@ -1,5 +1,7 @@
 """Reloads that meet recycling, another number of workers, or each other: they end, and say how."""
 
+import signal
+
 import pytest
 from harness import process
 from harness.release import Release, ask
@@ -22,6 +24,11 @@ def serve(start, release):
     return run
 
 
+def gated(gate):
+    """Python text that waits for a file."""
+    return f"import os, time\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.01)\n"
+
+
 def served(server):
     return server.request().text.split()[0]
 
@@ -41,3 +48,30 @@ def test_worn_out_worker_is_replaced_after_a_reload_failed(serve, release):
     release.write("two")
     wait_until(lambda: not process.is_alive(old), "the worn out worker to leave", 10)
     assert served(one) == "two"
+
+
+@pytest.mark.parametrize("number", ["WINCH", "TTOU"])
+def test_worker_told_to_leave_at_the_start_is_no_crash(release, serve, tmp_path, number):
+    gate = tmp_path / "gate"
+    release.write("one", before=gated(gate))
+    from harness.server import Server
+
+    options = ["--chdir", release.folder, "--max-crashes", "0"]
+    one = Server("app", workers=2, options=options).launch()
+    try:
+        wait_until(lambda: len(one.workers()) == 2, "two workers", 10)
+        one.signal(getattr(signal, "SIG" + number))
+        one.log.wait_for("workers: 2 before")
+        if number == "WINCH":
+            wait_until(lambda: not one.workers(), "no worker", 5)
+            one.signal(signal.SIGTTIN)
+            one.log.wait_for("workers: 0 before, 1 from")
+        one.wait_workers(1)
+        gate.touch()
+        one.wait_ready()
+        assert served(one) == "one"
+        assert "crashed" not in one.log.text
+        assert len(one.workers()) == 1
+        one.stop()
+    finally:
+        one.kill()
