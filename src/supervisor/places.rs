@@ -56,20 +56,9 @@ impl Pool<'_> {
 
     /// Starts successors as far as the strategy allows.
     pub(super) fn start_successors(&mut self, now: Instant, events: &Events) {
-        let at_once = match &self.renewal {
-            Some(renewal) if renewal.strategy == ReloadStrategy::All => usize::MAX,
-            _ => 1,
-        };
-        for at in 0..self.places.len() {
-            let place = &self.places[at];
-            // Whoever follows a dead worker takes no memory that was not taken before.
-            let is_both = |place: &&Place| place.successor.is_some() && place.holder.is_some();
-            let under_way = self.places.iter().filter(is_both).count();
-            if under_way >= at_once && place.holder.is_some() {
-                continue;
-            }
-            let may_start = place.not_before.is_none_or(|moment| moment <= now);
-            if place.replace.is_none() || place.successor.is_some() || !may_start {
+        for at in self.by_age() {
+            let may_start = self.places[at].not_before.is_none_or(|moment| moment <= now);
+            if !may_start || !self.wants_successor(&self.places[at]) {
                 continue;
             }
             let generation = match &self.renewal {
@@ -86,8 +75,30 @@ impl Pool<'_> {
     /// When [`start_successors`](Pool::start_successors) has something to do that nothing else
     /// wakes for.
     pub(super) fn successors_due(&self) -> Option<Instant> {
-        let waits = |place: &&Place| place.replace.is_some() && place.successor.is_none();
+        let waits = |place: &&Place| self.wants_successor(place);
         self.places.iter().filter(waits).filter_map(|place| place.not_before).min()
+    }
+
+    /// Places in the order in which they are to be replaced: empty ones, then the oldest worker's.
+    /// In the order of their numbers, first places whose workers wear out again and again would
+    /// keep the last ones from ever being replaced.
+    fn by_age(&self) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..self.places.len()).collect();
+        order.sort_by_key(|at| self.places[*at].holder);
+        order
+    }
+
+    /// Whether a successor is to be started, as soon as the place's own wait is over.
+    fn wants_successor(&self, place: &Place) -> bool {
+        let at_once = match &self.renewal {
+            Some(renewal) if renewal.strategy == ReloadStrategy::All => usize::MAX,
+            _ => 1,
+        };
+        // Whoever follows a dead worker takes no memory that was not taken before.
+        let is_both = |place: &&Place| place.successor.is_some() && place.holder.is_some();
+        let has_room =
+            place.holder.is_none() || self.places.iter().filter(is_both).count() < at_once;
+        place.replace.is_some() && place.successor.is_none() && has_room
     }
 
     /// A successor is READY: its predecessor leaves, unless the whole generation is waited for.
@@ -126,7 +137,7 @@ impl Pool<'_> {
         let place = &mut self.places[at];
         let Some(successor) = place.successor.take() else { return };
         let why = place.replace.take();
-        place.due = None;
+        (place.due, place.not_before) = (None, None);
         let before = place.holder.replace(successor);
         let pid = self.pid_of(successor);
         match (before, why) {

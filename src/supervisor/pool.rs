@@ -163,7 +163,10 @@ impl<'a> Pool<'a> {
         let starts = self.places.iter().filter_map(|place| place.due);
         let starts = starts.filter(|_| !self.is_condemned);
         let ends = self.workers.values().filter_map(|worker| self.ends_at(worker));
-        let looks = [self.memory_due, self.successors_due()].into_iter().flatten();
+        let memory_due = self.memory_due.filter(|_| !self.is_condemned);
+        let may_succeed = !self.is_condemned && !self.is_closing;
+        let successors_due = may_succeed.then(|| self.successors_due()).flatten();
+        let looks = [memory_due, successors_due].into_iter().flatten();
         starts.chain(ends).chain(looks).min()
     }
 

@@ -1,10 +1,11 @@
 """Reloads that meet recycling, another number of workers, or each other: they end, and say how."""
 
 import signal
+import time
 
 import pytest
 from harness import process
-from harness.release import Release, ask
+from harness.release import Release, ask, wait_ready
 from harness.watch import wait_until
 
 
@@ -48,6 +49,35 @@ def test_worn_out_worker_is_replaced_after_a_reload_failed(serve, release):
     release.write("two")
     wait_until(lambda: not process.is_alive(old), "the worn out worker to leave", 10)
     assert served(one) == "two"
+
+
+def test_supervisor_sleeps_while_one_successor_waits_for_another(serve, release, tmp_path):
+    """A place whose successor had failed was looked at without pause while another's imported."""
+    options = ["--max-requests", "3", "--max-requests-jitter", "0"]
+    one = serve(workers=2, options=options)
+    wait_ready(one, 2)
+    gate, log = tmp_path / "gate", one.log
+    release.write_text("raise ValueError('broken')\n")
+    while log.text.count("is to be replaced") < 2:
+        one.request()
+    log.wait_for("a replacement failed")
+    mark = log.mark()
+    log.wait_for("a replacement failed", since=mark)
+    release.write("two", before=gated(gate))
+    wait_until(lambda: len(one.workers()) == 3, "a successor that waits", 10)
+    # Past every wait of the other place.
+    time.sleep(1.5)
+    before = process_seconds(one.pid)
+    time.sleep(0.5)
+    took = process_seconds(one.pid) - before
+    gate.touch()
+    assert took < 0.2, f"{took} s of CPU in 0.5 s"
+
+
+def process_seconds(pid):
+    with open(f"/proc/{pid}/stat") as file:
+        fields = file.read().rpartition(") ")[2].split()
+    return (int(fields[11]) + int(fields[12])) / 100
 
 
 @pytest.mark.parametrize("number", ["WINCH", "TTOU"])
