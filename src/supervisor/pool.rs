@@ -552,7 +552,7 @@ impl<'a> Pool<'a> {
                 return;
             }
             // It is what was to happen, in a reload's case by a worker of the new generation.
-            if self.renewal.is_some() && place.replace.is_some() {
+            if self.renewal.is_some() && place.replace == Some(Why::Reload) {
                 place.not_before = Some(Instant::now() + wait);
             } else {
                 place.replace = None;

@@ -147,7 +147,8 @@ impl Pool<'_> {
     pub(super) fn finish_renewal(&mut self) {
         let Some(renewal) = &self.renewal else { return };
         let generation = renewal.generation;
-        let is_replaced = self.places.iter().all(|place| place.replace.is_none());
+        // New ones that wear out meanwhile are nothing to wait for: under load there is always one.
+        let is_replaced = self.places.iter().all(|place| place.replace != Some(Why::Reload));
         let any_old = self.workers.values().any(|worker| worker.generation < generation);
         if !is_replaced || any_old {
             return;

@@ -1,11 +1,14 @@
 """Reloads that meet recycling, another number of workers, or each other: they end, and say how."""
 
 import signal
+import subprocess
+import threading
 import time
 
 import pytest
 from harness import process
 from harness.release import Release, ask, wait_ready
+from harness.server import binary
 from harness.watch import wait_until
 
 
@@ -25,6 +28,29 @@ def serve(start, release):
     return run
 
 
+class Asked:
+    """`ringhorn reload`, while the test does something else."""
+
+    def __init__(self, server):
+        command = [binary(), "reload", "--server-pid", str(server.pid)]
+        self.process = subprocess.Popen(
+            command,
+            env=server.env,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+
+    def answer(self, seconds=10.0):
+        try:
+            said, _ = self.process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.communicate()
+            raise AssertionError(f"`ringhorn reload` has no answer after {seconds} s") from None
+        return self.process.returncode, said
+
+
 def gated(gate):
     """Python text that waits for a file."""
     return f"import os, time\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.01)\n"
@@ -32,6 +58,34 @@ def gated(gate):
 
 def served(server):
     return server.request().text.split()[0]
+
+
+def test_recycling_under_load_does_not_keep_a_reload_from_ending(serve, release):
+    """Some worker of the new generation was worn out at any time, and was waited for."""
+    slow = "import time\ntime.sleep(0.3)\n"
+    release.write("one", before=slow)
+    options = ["--max-requests", "20", "--max-requests-jitter", "0"]
+    one = serve(workers=3, options=options)
+    wait_ready(one, 3)
+    failures, stop = [], threading.Event()
+
+    def load():
+        with one.connect() as kept:
+            while not stop.is_set():
+                if kept.request().status != 200:
+                    failures.append(1)
+
+    clients = [threading.Thread(target=load) for _ in range(4)]
+    for client in clients:
+        client.start()
+    try:
+        release.write("two", before=slow)
+        code, said = Asked(one).answer(15)
+    finally:
+        stop.set()
+        for client in clients:
+            client.join()
+    assert code == 0 and "generation 2 serves" in said and not failures
 
 
 def test_worn_out_worker_is_replaced_after_a_reload_failed(serve, release):
