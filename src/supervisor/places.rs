@@ -12,7 +12,7 @@
 use std::time::Instant;
 
 use super::events::Events;
-use super::fault::Fault;
+use super::fault::{ExitCode, Fault};
 use super::loops::Loops;
 use super::pool::Pool;
 use super::recycling::Why;
@@ -117,19 +117,29 @@ impl Pool<'_> {
         if !is_all {
             self.set_generations(self.generations.floor, generation, loops)?;
             self.hand_over(at);
-            return self.settle(loops);
         }
+        self.settle(loops)
+    }
+
+    /// Hands all places over at once, if the strategy is that and every successor is READY.
+    fn hand_over_all(&mut self, loops: Option<&Loops>) -> Result<(), Fault> {
+        let Some(renewal) = &self.renewal else { return Ok(()) };
+        let (strategy, generation) = (renewal.strategy, renewal.generation);
         let is_ready = |place: &Place| {
             let worker = place.successor.and_then(|successor| self.workers.get(&successor));
             worker.is_some_and(|worker| matches!(worker.phase, Phase::Ready(_)))
         };
-        if !self.places.iter().all(is_ready) {
+        let is_time = strategy == ReloadStrategy::All
+            && generation > self.generations.ceiling
+            && !self.places.is_empty()
+            && self.places.iter().all(is_ready);
+        if !is_time {
             return Ok(());
         }
         // The new ones pull before the old ones stop: there is no moment without either.
         self.set_generations(self.generations.floor, generation, loops)?;
         (0..self.places.len()).for_each(|at| self.hand_over(at));
-        self.settle(loops)
+        Ok(())
     }
 
     /// The place is its successor's from now on; who held it finishes and leaves.
@@ -147,7 +157,7 @@ impl Pool<'_> {
                 );
                 self.leave(before);
             }
-            _ => tracing::info!("worker {successor} (pid {pid}) takes a dead worker's place"),
+            _ => tracing::info!("worker {successor} (pid {pid}) takes an empty place"),
         }
     }
 
@@ -164,12 +174,14 @@ impl Pool<'_> {
         }
     }
 
-    /// Raises the floor to the oldest generation that still holds a place, and ends a reload whose
-    /// old workers are gone.
+    /// Goes on as far as it can be gone: called whenever a worker got READY or ended, and when
+    /// places were added or taken away. Raises the floor to the oldest generation that still holds
+    /// a place, and ends a reload whose old workers are gone.
     ///
     /// # Errors
     /// A loop takes no commands.
     pub(super) fn settle(&mut self, loops: Option<&Loops>) -> Result<(), Fault> {
+        self.hand_over_all(loops)?;
         let generation = |number: u32| self.workers.get(&number).map(|worker| worker.generation);
         let holders = self.places.iter().filter_map(|place| place.holder);
         let oldest = holders.filter_map(generation).min().unwrap_or(self.generations.ceiling);
@@ -182,16 +194,37 @@ impl Pool<'_> {
 
     /// Changes how many workers there are to be; returns how many that is. More are started, the
     /// last ones leave.
-    pub fn resize(&mut self, workers: usize, now: Instant) -> usize {
+    ///
+    /// # Errors
+    /// A loop takes no commands.
+    pub fn resize(
+        &mut self,
+        workers: usize,
+        now: Instant,
+        loops: Option<&Loops>,
+    ) -> Result<usize, Fault> {
         let wanted = workers.min(self.blocks.workers_max());
         while self.places.len() < wanted {
-            self.places.push(Place::due(now));
+            // In a reload, whoever comes is of the new generation.
+            self.places.push(match &self.renewal {
+                Some(_) => Place { replace: Some(Why::Reload), ..Place::default() },
+                None => Place::due(now),
+            });
         }
         while self.places.len() > wanted {
             let Some(place) = self.places.pop() else { break };
             [place.holder, place.successor].into_iter().flatten().for_each(|who| self.leave(who));
         }
-        self.places.len()
+        if wanted == 0 {
+            let fault = Fault::new(
+                ExitCode::Stopped,
+                "all workers were told to leave",
+                "HUP, TTIN or another reload brings workers back",
+            );
+            self.give_up_reload(&fault, "", now);
+        }
+        self.settle(loops)?;
+        Ok(self.places.len())
     }
 
     /// How many workers there are to be.
@@ -203,7 +236,7 @@ impl Pool<'_> {
     pub fn is_booting(&self) -> bool {
         let boots = |place: &Place| {
             let worker = place.holder.and_then(|holder| self.workers.get(&holder));
-            place.due.is_some()
+            place.holder.is_none()
                 || worker.is_some_and(|worker| !matches!(worker.phase, Phase::Ready(_)))
         };
         self.places.iter().any(boots)

@@ -53,19 +53,17 @@ impl Pool<'_> {
         if let Some(before) = self.renewal.take() {
             tracing::info!("the reload under way is given up for a newer one");
             askers.extend(before.askers);
-            self.withdraw_successors(now);
         }
+        // Also those that were to follow worn out workers: they may have imported the old release.
+        self.withdraw_successors(now);
+        let mut strategy = self.recipe.config.lifecycle.reload_strategy;
         if self.places.is_empty() {
-            // After WINCH: a reload brings them back, and there is nobody to be replaced.
-            let count = self.resize(self.concurrency.workers as usize, now);
-            let text = format!("{count} workers start; there was none");
-            tracing::info!("reload ({because}): {text}");
-            askers.into_iter().for_each(|asker| asker.succeed(text.clone()));
-            return None;
+            // After WINCH: a reload brings them back. Requests wait for the first.
+            strategy = ReloadStrategy::Rolling;
+            self.places = vec![Place::default(); self.concurrency.workers as usize];
         }
         let generation = self.next_generation;
         self.next_generation += 1;
-        let strategy = self.recipe.config.lifecycle.reload_strategy;
         let count = self.places.len();
         tracing::info!("reload ({because}): generation {generation}, {count} workers, {strategy}");
         for place in &mut self.places {
@@ -90,6 +88,10 @@ impl Pool<'_> {
         place.not_before = Some(now + wait);
         let Some(renewal) = &mut self.renewal else {
             tracing::error!("a replacement failed: {fault}; the next starts in {wait:?}");
+            if place.holder.is_none() {
+                // Whom it was to replace died meanwhile.
+                (place.replace, place.due) = (None, place.not_before.take());
+            }
             return;
         };
         renewal.deaths += 1;
@@ -109,6 +111,7 @@ impl Pool<'_> {
         self.withdraw_successors(now);
         let replaced = self.held_by(renewal.generation);
         let state = match replaced {
+            0 if self.ready_workers() == 0 => "no worker serves".to_owned(),
             0 => "the old workers serve on".to_owned(),
             some => format!("{some} of {} workers are of the new release", self.places.len()),
         };

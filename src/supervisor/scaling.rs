@@ -84,7 +84,7 @@ impl Scaling {
                 "workers: {size} before, {wanted} from now on ({queued} requests wait, the oldest \
                  for {longest_wait:?}; {running} run)"
             );
-            pool.resize(wanted, now);
+            pool.resize(wanted, now, Some(loops))?;
         }
         loops.command(|_| Command::Measure { pool: POOL })
     }

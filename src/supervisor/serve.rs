@@ -322,10 +322,7 @@ impl Supervisor<'_> {
             }
             // The window of a terminal changed, which is nobody's wish.
             Signal::Winch if is_in_terminal() => Ok(()),
-            Signal::Winch | Signal::Ttin | Signal::Ttou => {
-                self.resize(course, signal);
-                Ok(())
-            }
+            Signal::Winch | Signal::Ttin | Signal::Ttou => self.resize(course, signal),
             Signal::Usr2 => {
                 let is_serving = course.stage == Stage::Serving && self.pool.was_ever_ready();
                 self.standing.upgrade(&self.listeners, is_serving, &self.events);
@@ -418,23 +415,24 @@ impl Supervisor<'_> {
     }
 
     /// More or fewer workers, by hand.
-    fn resize(&mut self, course: &Course, signal: Signal) {
+    fn resize(&mut self, course: &Course, signal: Signal) -> Result<(), Fault> {
         if course.stage != Stage::Serving {
-            return;
+            return Ok(());
         }
         let before = self.pool.size();
         let wanted = match signal {
             Signal::Ttin => before + 1,
-            Signal::Ttou => before.saturating_sub(1).max(1),
+            Signal::Ttou => before.saturating_sub(1).max(1).min(before),
             _ => 0,
         };
-        let now = self.pool.resize(wanted, Instant::now());
+        let now = self.pool.resize(wanted, Instant::now(), Some(&self.loops))?;
         // From now on a hand decides, not the load.
         self.scaling.stop();
         tracing::info!("workers: {before} before, {now} from now on ({signal:?})");
         if now < wanted {
             tracing::warn!("there is no room for more; --workers-max makes more at start");
         }
+        Ok(())
     }
 
     fn answer(&mut self, course: &Course, request: Request, reply: Reply) {

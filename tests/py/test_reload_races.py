@@ -6,6 +6,7 @@ import threading
 import time
 
 import pytest
+
 from harness import process
 from harness.release import Release, ask, wait_ready
 from harness.server import binary
@@ -58,6 +59,70 @@ def gated(gate):
 
 def served(server):
     return server.request().text.split()[0]
+
+
+def test_reload_while_a_worn_out_worker_is_replaced_ends(serve, release, tmp_path):
+    """Its successor was of the old generation, took the place, and was waited for to end."""
+    options = ["--max-requests", "3", "--max-requests-jitter", "0"]
+    one = serve(workers=2, options=options)
+    wait_ready(one, 2)
+    gate = tmp_path / "gate"
+    release.write("two", before=gated(gate))
+    while "is to be replaced" not in one.log.text:
+        one.request()
+    wait_until(lambda: len(one.workers()) == 3, "a successor", 5)
+    asked = Asked(one)
+    one.log.wait_for("reload .*generation 2")
+    gate.touch()
+    code, said = asked.answer()
+    assert code == 0 and "generation 2 serves" in said
+    assert served(one) == "two"
+
+
+@pytest.mark.parametrize("strategy", ["rolling", "all"])
+@pytest.mark.parametrize("number", ["TTIN", "TTOU"])
+def test_reload_ends_when_the_number_of_workers_changes(serve, release, tmp_path, number, strategy):
+    options = ["--workers-max", "4", "--reload-strategy", strategy]
+    one = serve(workers=3, options=options)
+    wait_ready(one, 3)
+    gate, first = tmp_path / "gate", tmp_path / "first"
+    # All but the first one wait, so that a change finds the reload half done.
+    once = f"import os\ntry: os.close(os.open({str(first)!r}, os.O_CREAT | os.O_EXCL)); wait = 0\n"
+    once += "except FileExistsError: wait = 1\nimport time\n"
+    once += f"while wait and not os.path.exists({str(gate)!r}): time.sleep(0.01)\n"
+    release.write("two", before=once)
+    asked = Asked(one)
+    wait_until(first.exists, "the first new worker", 5)
+    one.signal(getattr(signal, "SIG" + number))
+    one.log.wait_for("workers: 3 before")
+    gate.touch()
+    code, said = asked.answer()
+    assert code == 0 and "generation 2 serves" in said
+    count = 4 if number == "TTIN" else 2
+    wait_until(
+        lambda: ask(one, "status")[1].count("generation 2, ready") == count, f"{count} workers", 5
+    )
+    assert len(one.workers()) == count
+
+
+def test_last_unready_place_taken_away_ends_a_reload_of_all(serve, release, tmp_path):
+    """Every other successor was READY already, so that nothing was left to set the end off."""
+    one = serve(workers=2, options=["--reload-strategy", "all"])
+    wait_ready(one, 2)
+    flag = tmp_path / "flag"
+    # Whoever comes second hangs: by the order of starts, that of the last place.
+    release.write(
+        "two",
+        before=f"import os, time\ntry: os.close(os.open({str(flag)!r}, os.O_CREAT | os.O_EXCL))\n"
+        "except FileExistsError: time.sleep(3600)\n",
+    )
+    asked = Asked(one)
+    wait_until(lambda: "generation 2, ready" in ask(one, "status")[1], "the first successor", 5)
+    one.signal(signal.SIGTTOU)
+    status = ask(one, "status")[1]
+    code, said = asked.answer()
+    assert code == 0 and "generation 2 serves" in said, status
+    assert served(one) == "two" and len(one.workers()) == 1
 
 
 def test_recycling_under_load_does_not_keep_a_reload_from_ending(serve, release):
@@ -159,3 +224,29 @@ def test_worker_told_to_leave_at_the_start_is_no_crash(release, serve, tmp_path,
         one.stop()
     finally:
         one.kill()
+
+
+def test_winch_ends_a_reload_and_says_so(serve, release, tmp_path):
+    """It was told that generation 2 serves, when no worker was left."""
+    one = serve(workers=2)
+    wait_ready(one, 2)
+    release.write("two", before=gated(tmp_path / "never"))
+    asked = Asked(one)
+    wait_until(lambda: len(one.workers()) == 3, "a successor", 5)
+    one.signal(signal.SIGWINCH)
+    code, said = asked.answer()
+    assert code == 1 and "all workers were told to leave" in said and "no worker" in said
+    wait_until(lambda: not one.workers(), "no worker", 5)
+    assert "generation 2 serves" not in one.log.text
+    # One less than none is none.
+    one.signal(signal.SIGTTOU)
+    one.log.wait_for("workers: 0 before, 0 from")
+    # What brings workers back is told when they serve, or that they cannot.
+    release.write_text("raise ValueError('broken')\n")
+    code, said = Asked(one).answer()
+    assert code == 1 and "ValueError" in said
+    release.write("three")
+    code, said = Asked(one).answer()
+    assert code == 0 and "serves" in said
+    wait_ready(one, 2)
+    assert served(one) == "three"
