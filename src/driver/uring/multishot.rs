@@ -208,6 +208,10 @@ impl Books {
             slot.flags &= !(MULTI | ENDING);
         }
         let (is_asked, is_cancelled) = (slot.flags & RECEIVING != 0, slot.flags & CANCELLED != 0);
+        if result == -libc::ENOBUFS && is_cancelled {
+            // It is not repeated behind the loop's back: the cancel may have been carried out.
+            result = -libc::ECANCELED;
+        }
         let is_ended_by_us = result == -libc::ECANCELED && !is_cancelled;
         if is_ended_by_us || result == -libc::ENOBUFS {
             self.multi_ended(token, result);

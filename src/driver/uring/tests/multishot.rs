@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 
+use super::super::user_data::{Operation, Tag};
 use super::{Host, Loop, piece, token};
 use crate::driver::{After, Driver, Kind, Piece, Token};
 
@@ -223,6 +224,20 @@ fn a_cancel_ends_what_was_asked_for() {
     let mut client = client;
     client.write_all(b"more").unwrap();
     assert_eq!(receive(&mut this, token(1), 4), b"more");
+}
+
+/// Repeated, the receive would outlive a cancel that found something else to end, and the close
+/// would wait for it for ever.
+#[test]
+fn a_receive_that_ran_dry_is_not_repeated_behind_a_cancel() {
+    let host = Host::new();
+    let (mut this, _client) = kept(&host, token(1));
+    let books = &mut this.driver.books;
+    books.cancel_armed(token(1));
+    let receive = Tag::new(Operation::RecvMulti, token(1)).to_bits();
+    let answer = books.translate(receive, -libc::ENOBUFS, 0).unwrap();
+    assert_eq!((answer.kind, answer.result), (Kind::Received, -libc::ECANCELED));
+    assert!(books.follow_ups.is_empty());
 }
 
 #[test]
