@@ -317,6 +317,8 @@ impl State {
         if connection.stashed() > 0 {
             connection.extra().out = None;
             self.ready.push_back(index);
+            // That of the last send may pass this very turn, and be taken for an idle one's.
+            self.wheel.clear(&mut self.table, index);
             return;
         }
         connection.extra = None;

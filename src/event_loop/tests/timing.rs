@@ -183,6 +183,22 @@ fn a_cancel_that_came_late_leaves_no_deaf_connection() {
     stage.finish();
 }
 
+/// The deadline of the first answer's send was taken for that of an idle connection.
+#[test]
+fn a_pipelined_request_outlives_the_deadline_of_the_send_before_it() {
+    let mut stage = Stage::calm();
+    let client = stage.http(&[GET, GET].concat());
+    client.set_window(0);
+    stage.settle();
+    // The machine was busy elsewhere: the send's end and its deadline come in one turn.
+    client.set_window(usize::MAX);
+    stage.sim.advance(Duration::from_millis(500));
+    stage.settle();
+    let (status, _, _, rest) = response(&client.received());
+    assert_eq!((status, response(&rest).0), (200, 200));
+    stage.finish();
+}
+
 #[test]
 fn a_body_that_nobody_read_is_drained() {
     let mut stage = Stage::calm();
