@@ -46,6 +46,9 @@ impl Pool<'_> {
     /// Whoever leaves already, or is to be replaced already, is left alone.
     pub fn replace(&mut self, number: u32, why: Why) {
         let pid = self.pid_of(number);
+        if let Some(worker) = self.workers.get_mut(&number) {
+            worker.worn_out.get_or_insert(why);
+        }
         let held = |place: &&mut Place| place.holder == Some(number);
         let Some(place) = self.places.iter_mut().find(held) else { return };
         if place.replace.is_none() {

@@ -341,7 +341,6 @@ impl<'a> Pool<'a> {
                 Ok(Turn::None)
             }
             (FromWorker::WornOut(worn_out), Phase::Ready(_)) => {
-                worker.worn_out = Some(worn_out.requests);
                 self.replace(number, Why::Requests(worn_out.requests));
                 Ok(Turn::None)
             }

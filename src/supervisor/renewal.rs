@@ -132,7 +132,7 @@ impl Pool<'_> {
             let holder = place.holder.and_then(|holder| self.workers.get(&holder));
             *place = Place {
                 holder: place.holder,
-                replace: holder.and_then(|worker| worker.worn_out).map(Why::Requests),
+                replace: holder.and_then(|worker| worker.worn_out),
                 // Who died meanwhile was to be followed by its successor.
                 due: place.due.or_else(|| place.holder.is_none().then_some(now)),
                 ..Place::default()

@@ -18,7 +18,7 @@ use super::facts::ServerFacts;
 use super::fork_server::ForkProcess;
 use super::interpreter::Interpreter;
 use super::memory::PoolMemory;
-use super::recycling::Allotment;
+use super::recycling::{Allotment, Why};
 use super::watched::Watched;
 use crate::config::Config;
 use crate::config::activation::UPGRADE;
@@ -124,8 +124,8 @@ pub struct Worker {
     pub was_announced: bool,
     /// How long it is to serve.
     pub allotment: Allotment,
-    /// It served as many requests as it may, and said so.
-    pub worn_out: Option<u64>,
+    /// Why it is to be replaced, whatever becomes of a reload meanwhile.
+    pub worn_out: Option<Why>,
     /// It was told to leave, and is killed then.
     pub leaves_until: Option<Instant>,
     was_killed: Cell<bool>,

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from harness import process
-from harness.release import Release, ask, wait_ready
+from harness.release import BODY, Release, ask, wait_ready
 from harness.server import binary
 from harness.watch import wait_until
 
@@ -168,6 +168,25 @@ def test_worn_out_worker_is_replaced_after_a_reload_failed(serve, release):
     release.write("two")
     wait_until(lambda: not process.is_alive(old), "the worn out worker to leave", 10)
     assert served(one) == "two"
+
+
+def test_stuck_worker_is_replaced_after_a_reload_failed(serve, release, tmp_path):
+    """As one that is worn out; but it takes no more requests, so that nobody served any more."""
+    flag = tmp_path / "flag"
+    flag.touch()
+    hang = f"import os, time\n    while os.path.exists({str(flag)!r}):\n"
+    # It takes no interruption for an answer.
+    hang += "        try: time.sleep(30)\n        except BaseException: pass\n    "
+    text = BODY.format(name="one").replace("body = ", hang + "body = ", 1)
+    release.write_text(text)
+    one = serve(options=["--timeout", "0.5", "--interrupt-grace", "0.3"])
+    release.write_text("raise ValueError('broken')\n")
+    assert one.request().status == 504
+    one.log.wait_for("is to be replaced after a request that hangs")
+    assert ask(one, "reload")[0] == 1
+    release.write("two")
+    with one.connect(20) as client:
+        assert client.request().text.startswith("two")
 
 
 def test_supervisor_sleeps_while_one_successor_waits_for_another(serve, release, tmp_path):
