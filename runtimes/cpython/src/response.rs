@@ -14,7 +14,7 @@
 //! every path. The application's `close()` is called exactly once on every path of [`deliver`],
 //! after the claim was finished, so that the client does not wait for it.
 
-use pyo3::exceptions::{PyConnectionAbortedError, PySystemExit, PyTypeError};
+use pyo3::exceptions::{PySystemExit, PyTypeError};
 use pyo3::prelude::*;
 use ringhorn_exchange::{ResponseEnd, is_forked};
 
@@ -47,10 +47,7 @@ pub fn refuse(request: &Request<'_>, error: PyErr, incidents: &Incidents<'_, '_>
     }
     let Some(mut live) = request.take() else { return };
     let abandoned = live.claim.is_abandoned();
-    let py = request.py();
-    let is_ours =
-        error.is_instance_of::<PyConnectionAbortedError>(py) || incidents.has_interrupted(&error);
-    if !(abandoned && is_ours) {
+    if !(abandoned && incidents.has_interrupted(&error)) {
         incidents.report("the application raised an exception", Some(error));
     }
     let end = if !abandoned && !live.claim.writer().is_committed() && write_error(&mut live) {

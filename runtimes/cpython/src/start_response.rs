@@ -15,9 +15,7 @@
 //! building a tuple, and specialises the call (CPython 3.11 and later).
 #![allow(unsafe_code)]
 
-use pyo3::exceptions::{
-    PyBaseException, PyConnectionAbortedError, PyRuntimeError, PyTypeError, PyValueError,
-};
+use pyo3::exceptions::{PyBaseException, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
@@ -265,15 +263,14 @@ fn write_data(request: &Request<'_>, data: &Bound<'_, PyAny>) -> PyResult<()> {
         return Err(wrong_type("what write() sends", "bytes", data));
     }
     match send_bytes(request, python::bytes_body(data), true)? {
-        Sent::Whole => Ok(()),
+        // Whoever left cannot be told, and is no error of the application's: it learns of it by
+        // `ringhorn.client_disconnected`, and one that writes without end by its deadline.
+        Sent::Whole | Sent::Abandoned => Ok(()),
         Sent::PastLength => Err(PyValueError::new_err(
             "write() past the Content-Length that start_response was given",
         )),
-        Sent::Abandoned => Err(PyConnectionAbortedError::new_err(ABANDONED)),
     }
 }
-
-const ABANDONED: &str = "the request was given up: the client is gone or the deadline has passed";
 
 /// What became of a piece of the response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -177,12 +177,17 @@ def _fill(environ, start_response):
 
 @router.case
 def _write(environ, start_response):
-    """The imperative way: write() until it raises."""
+    """The imperative way: write() until the client is known to have left, and a little beyond."""
     write = start_response("200 OK", HEADERS)
+    has_left = environ["ringhorn.client_disconnected"]
     with noted(environ):
         for _ in range(int(30 / seconds(environ, 0.02))):
             write(b"piece\n")
             time.sleep(seconds(environ, 0.02))
+            if has_left():
+                break
+        for _ in range(100):
+            write(b"x" * 100_000)
     return []
 
 
