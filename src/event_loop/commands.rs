@@ -10,7 +10,7 @@
 use std::time::Duration;
 
 use super::EventLoop;
-use super::messages::{Command, Load, Report};
+use super::messages::{Command, Load, Lost, Report};
 use super::state::{Mode, Pool, State};
 use crate::connection::{Phase, Sending};
 use crate::driver::{ConnectionIndex, Driver};
@@ -179,18 +179,19 @@ impl State {
         let died = self.pools[place].end.worker_died(worker, &mut owned);
         // Replies that were whole before the death are news now.
         self.sweep(place);
+        let mut lost = Lost::default();
         for slot in owned {
             let owner = self.pools[place].owners.get(slot as usize).copied().flatten();
             let Some((index, generation)) = owner else { continue };
             if self.table[index].generation == generation {
-                self.answer_for_dead(index);
+                lost = lost.and(self.answer_for_dead(index));
             }
         }
         if let Err(impossible) = died {
             self.report_impossible(pool, impossible);
         }
         let event_loop = self.index;
-        self.report_surely(Report::DeathAcknowledged { event_loop, pool, worker });
+        self.report_surely(Report::DeathAcknowledged { event_loop, pool, worker, lost });
     }
 
     /// The pool's shared words cannot be true: its requests are answered for, and nothing more is

@@ -89,6 +89,28 @@ pub struct Readiness {
     pub is_stopping: bool,
 }
 
+/// Requests that a worker's death cost: as many clients saw a failure, none besides them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lost {
+    /// Answered with 502: nothing of a response had gone out.
+    pub answered: u32,
+    /// Cut in the middle of a response.
+    pub cut: u32,
+}
+
+impl Lost {
+    /// What two loops lost.
+    #[must_use]
+    pub fn and(self, other: Lost) -> Lost {
+        Lost { answered: self.answered + other.answered, cut: self.cut + other.cut }
+    }
+
+    /// All of them.
+    pub fn requests(self) -> u32 {
+        self.answered + self.cut
+    }
+}
+
 /// From a loop to the supervisor.
 #[derive(Debug)]
 pub enum Report {
@@ -109,6 +131,8 @@ pub enum Report {
         pool: u8,
         /// Its number.
         worker: u32,
+        /// What the death cost.
+        lost: Lost,
     },
     /// A request that runs is to be looked at or interrupted.
     Interrupt {

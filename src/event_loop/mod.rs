@@ -45,7 +45,7 @@ mod table;
 mod turn;
 mod uwsgi_record;
 
-pub use messages::{Command, Load, Readiness, Report};
+pub use messages::{Command, Load, Lost, Readiness, Report};
 pub use start::{LoopSetup, connection_numbers, start};
 
 use accept::Listener;

@@ -19,7 +19,7 @@ use ringhorn_exchange::control::Why;
 use ringhorn_exchange::{Abandonment, Impossible, Progress, ResponseEnd, Withdrawal};
 
 use super::accept::BACKLOG_QUIET;
-use super::messages::Report;
+use super::messages::{Lost, Report};
 use super::state::State;
 use crate::connection::reply::{OutBuffer, Reply};
 use crate::connection::{Intent, Phase, Sending, Ticket};
@@ -436,14 +436,16 @@ impl State {
         }
     }
 
-    /// The request's worker is dead: 502, or a cut if bytes went out.
-    pub fn answer_for_dead(&mut self, index: ConnectionIndex) {
+    /// The request's worker is dead: 502, or a cut if bytes went out. Gives which it was.
+    pub fn answer_for_dead(&mut self, index: ConnectionIndex) -> Lost {
         self.counters.worker_deaths.add(1);
         if self.table[index].reply.sent_bytes == 0 && self.table[index].sending == Sending::Nothing
         {
             self.refuse(index, WORKER_DIED);
+            Lost { answered: 1, cut: 0 }
         } else {
             self.give_up(index, "worker-died");
+            Lost { answered: 0, cut: 1 }
         }
     }
 }

@@ -31,7 +31,7 @@ use super::title::NAME_OPTION;
 use super::verdict::{end_of, foreign_module, never_ready};
 use super::worker::{Berth, Phase, Recipe, Worker};
 use crate::config::Concurrency;
-use crate::event_loop::Command;
+use crate::event_loop::{Command, Lost};
 
 /// The only pool there is yet.
 pub const POOL: u8 = 0;
@@ -80,6 +80,8 @@ struct Death {
     seats: Range<u16>,
     /// Bit i: loop i has yet to acknowledge.
     unacknowledged: u64,
+    /// What it cost in the loops that have.
+    lost: Lost,
 }
 
 /// What a message of a worker changes for the server.
@@ -587,17 +589,31 @@ impl<'a> Pool<'a> {
             return Ok(());
         };
         let unacknowledged = u64::MAX >> (64 - u32::from(loops.count()));
-        self.deaths.insert(number, Death { seats: worker.seats.clone(), unacknowledged });
+        self.deaths.insert(
+            number,
+            Death { seats: worker.seats.clone(), unacknowledged, lost: Lost::default() },
+        );
         loops.command(|_| Command::WorkerDied { pool: POOL, worker: number })
     }
 
-    /// A loop acknowledged a death.
-    pub fn acknowledged(&mut self, event_loop: u16, number: u32) {
+    /// A loop acknowledged a death, and says what it cost there.
+    pub fn acknowledged(&mut self, event_loop: u16, number: u32, lost: Lost) {
         let Some(death) = self.deaths.get_mut(&number) else { return };
         death.unacknowledged &= !(1u64 << event_loop);
-        if death.unacknowledged == 0 {
-            self.blocks.give_back(&death.seats);
-            self.deaths.remove(&number);
+        death.lost = death.lost.and(lost);
+        if death.unacknowledged > 0 {
+            return;
+        }
+        let lost = death.lost;
+        self.blocks.give_back(&death.seats);
+        self.deaths.remove(&number);
+        if lost.requests() > 0 {
+            let Lost { answered, cut } = lost;
+            let (requests, pid) = (lost.requests(), self.pid_of(number));
+            tracing::error!(
+                "requests lost by worker {number} (pid {pid}): {requests} \
+                 ({answered} answered with 502, {cut} cut)"
+            );
         }
     }
 

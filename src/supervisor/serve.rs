@@ -516,8 +516,8 @@ impl Supervisor<'_> {
             Report::Incident { event_loop, text } => {
                 tracing::warn!("event loop {event_loop}: {text}");
             }
-            Report::DeathAcknowledged { event_loop, worker, .. } => {
-                pool.acknowledged(event_loop, worker);
+            Report::DeathAcknowledged { event_loop, worker, lost, .. } => {
+                pool.acknowledged(event_loop, worker, lost);
             }
             Report::Interrupt { interrupt, .. } => pool.interrupt(*interrupt),
             Report::KillWorker { seat, why, .. } => pool.kill_seat(seat, why),

@@ -2,6 +2,7 @@
 replaces workers that die young ever more slowly.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -44,6 +45,29 @@ def test_death_is_logged_with_its_signal(stack):
     stack.server.request("GET", "/die/kill")
     stack.server.log.wait_for(r"(?i)worker.*(SIGKILL|signal:? 9|killed)", 5, since=mark)
     still_serves(stack.server)
+
+
+@pytest.mark.parametrize(
+    "how, cost",
+    [("kill", "1 answered with 502, 0 cut"), ("kill-in-body", "0 answered with 502, 1 cut")],
+)
+def test_log_says_what_a_death_cost(stack, how, cost):
+    mark = stack.server.log.mark()
+    pid = stack.server.workers()[0]
+    with contextlib.suppress(Truncated):
+        stack.server.request("GET", f"/die/{how}")
+    line = rf"requests lost by worker \d+ \(pid {pid}\): 1 \({cost}\)"
+    stack.server.log.wait_for(line, 5, since=mark)
+    still_serves(stack.server)
+
+
+def test_death_at_rest_costs_nothing(stack):
+    mark = stack.server.log.mark()
+    before = stack.server.workers()
+    os.kill(before[0], signal.SIGKILL)
+    stack.server.wait_workers(1, without=before)
+    still_serves(stack.server)
+    assert "requests lost" not in stack.server.log.after(mark)
 
 
 @pytest.mark.fronts("all")
