@@ -6,9 +6,9 @@ goes wrong (`report`). Both look `sys.stderr` up at each call, so an application
 heard where it wants to be. `take_stack` and `log_stack` are called by a thread of the server's own
 about a request that runs too long.
 
-Invariants: no `str` makes `ErrorStream.write` raise, lone surrogates included; closing it does
-nothing (PEP 3333: the server owns the stream); one report is one write, so reports of threads do
-not mix.
+Invariants: no `str` makes `ErrorStream.write` raise, lone surrogates included, nor does a target
+that takes nothing (a full disk): that costs text, never a request. Closing it does nothing (PEP
+3333: the server owns the stream); one report is one write, so reports of threads do not mix.
 """
 
 import os
@@ -56,10 +56,18 @@ class ErrorStream:
         stream = sys.stderr
         if stream is not None:
             try:
-                stream.write(text)
-            except UnicodeError:
-                stream.write(text.encode("ascii", "backslashreplace").decode("ascii"))
+                self._write(stream, text)
+            except OSError:
+                # Nobody is left to be told: the server counts lines that its own log loses.
+                pass
         return len(text)
+
+    @staticmethod
+    def _write(stream, text):
+        try:
+            stream.write(text)
+        except UnicodeError:
+            stream.write(text.encode("ascii", "backslashreplace").decode("ascii"))
 
     def writelines(self, lines):
         for line in lines:
@@ -68,7 +76,10 @@ class ErrorStream:
     def flush(self):
         stream = sys.stderr
         if stream is not None:
-            stream.flush()
+            try:
+                stream.flush()
+            except OSError:
+                pass
 
     def close(self):
         """Harmless: the stream is the server's."""
