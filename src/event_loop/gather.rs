@@ -21,6 +21,7 @@ use crate::connection::{Extra, Intent, Phase, Sending};
 use crate::driver::ConnectionIndex;
 use crate::http::Rejection;
 use crate::protocol::{Parsed, http1, uwsgi};
+use crate::sys::errno;
 
 /// Bytes of a streamed body kept ahead of its reader. Chosen by taste: two rings' worth.
 const STREAM_WINDOW_BYTES: usize = 256 * 1024;
@@ -156,7 +157,7 @@ impl State {
                         "cannot make a spool file in {}: {error}",
                         dir.display()
                     ));
-                    self.refuse(index, SPOOL_FAILED);
+                    self.refuse(index, spool_failure(error.raw_os_error().unwrap_or(0)));
                     return;
                 }
             }
@@ -179,8 +180,10 @@ impl State {
             return;
         }
         if result <= 0 {
-            self.incident(format!("spool file: errno {}", -result));
-            self.on_body_malformed(index, SPOOL_FAILED);
+            let dir = self.settings.spool_dir.display();
+            let error = std::io::Error::from_raw_os_error(-result);
+            self.incident(format!("cannot use a spool file in {dir}: {error}"));
+            self.on_body_malformed(index, spool_failure(-result));
             return;
         }
         let bytes = result as usize;
@@ -379,5 +382,13 @@ const PROVIDED_BYTES: u64 = 16 * 1024;
 
 const BODY_CUT_SHORT: Rejection =
     Rejection { status: 400, reason: "the connection ended inside a request body" };
-const SPOOL_FAILED: Rejection =
-    Rejection { status: 500, reason: "the request body could not be spooled" };
+/// What a client is told for an error of its spool file. What others will give back is worth
+/// another try.
+fn spool_failure(errno: i32) -> Rejection {
+    match errno {
+        errno::ENOSPC | errno::EDQUOT | errno::EMFILE | errno::ENFILE => {
+            Rejection { status: 503, reason: "no room for a request body in --spool-dir" }
+        }
+        _ => Rejection { status: 500, reason: "the request body could not be spooled" },
+    }
+}

@@ -2,4 +2,6 @@
 //!
 //! Where it stands in the walk of a request: wherever a driver's completion reports a fault.
 
-pub use libc::{EAGAIN, ECANCELED, ECONNABORTED, EINTR, ENOBUFS, EPROTO};
+pub use libc::{
+    EAGAIN, ECANCELED, ECONNABORTED, EDQUOT, EINTR, EMFILE, ENFILE, ENOBUFS, ENOSPC, EPROTO,
+};

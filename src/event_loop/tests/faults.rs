@@ -11,6 +11,7 @@ const EMFILE: i32 = 24;
 const ENFILE: i32 = 23;
 const ECONNRESET: i32 = 104;
 const ENOSPC: i32 = 28;
+const EIO: i32 = 5;
 
 #[test]
 fn accepting_pauses_when_descriptors_run_out_and_goes_on() {
@@ -98,15 +99,19 @@ fn receives_that_fail_end_their_connection_only() {
 
 #[test]
 fn a_full_disk_refuses_the_request() {
-    let mut stage = Stage::calm();
-    stage.sim.fail_files(ENOSPC, 1);
-    let mut request = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 500000\r\n\r\n".to_vec();
-    request.extend(std::iter::repeat_n(b'x', 500_000));
-    let client = stage.http(&request);
-    stage.settle();
-    assert_eq!(response(&client.received()).0, 500);
-    client.close();
-    stage.finish();
+    // No room is a matter of time, a broken disk is not.
+    for (fault, status) in [(ENOSPC, 503), (EIO, 500)] {
+        let mut stage = Stage::calm();
+        stage.sim.fail_files(fault, 1);
+        let head = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 500000\r\n\r\n";
+        let mut request = head.to_vec();
+        request.extend(std::iter::repeat_n(b'x', 500_000));
+        let client = stage.http(&request);
+        stage.settle();
+        assert_eq!(response(&client.received()).0, status, "errno {fault}");
+        client.close();
+        stage.finish();
+    }
 }
 
 #[test]
