@@ -101,6 +101,7 @@ use crate::config::{
 };
 use crate::control::place;
 use crate::control::socket::ControlSocket;
+use crate::event_loop;
 use crate::sys::eventfd::EventFd;
 use crate::sys::process::adopt_orphans;
 use crate::sys::rlimit::{DescriptorLimit, raise_descriptor_limit};
@@ -108,8 +109,6 @@ use crate::sys::{signals, spool, worker_start};
 
 /// Entries of the supervisor's own ring: it writes one log at a time.
 const RING_ENTRIES: u32 = 8;
-/// Descriptors that the server needs beside its connections: segments, sockets, logs, listeners.
-const OTHER_DESCRIPTORS: u64 = 1024;
 
 /// How this process came to be.
 #[derive(Debug)]
@@ -323,10 +322,13 @@ fn new_bells(count: u32) -> Result<Vec<EventFd>, Fault> {
     (0..count).map(|_| EventFd::new()).collect::<io::Result<_>>().map_err(system_fault)
 }
 
-/// A table of direct descriptors is at most as large as the limit of open ones.
+/// A table of direct descriptors is at most as large as the limit of open ones. It takes none of
+/// them: connections leave spool files, logs and sockets of workers what there is.
 fn fit_connections(settings: &mut LoopSettings, limit: DescriptorLimit) {
-    let room = limit.hard.saturating_sub(OTHER_DESCRIPTORS).max(1);
     let loops = u64::from(settings.event_loops);
+    let own = settings.share(u64::from(settings.connections_max));
+    let armed = u64::from(event_loop::connection_numbers(settings)).saturating_sub(own);
+    let room = limit.hard.saturating_sub(armed).max(1);
     let most = u32::try_from(room.saturating_mul(loops)).unwrap_or(u32::MAX);
     if settings.connections_max > most {
         tracing::warn!(
