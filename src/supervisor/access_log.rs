@@ -145,6 +145,7 @@ fn open(target: &LogTarget) -> Result<File, Fault> {
 async fn write(shared: Rc<Shared>) {
     let mut file: Option<tokio_uring::fs::File> = None;
     let mut batch = Vec::new();
+    let mut is_line_cut = false;
     loop {
         let dropped = {
             let mut pending = shared.pending.borrow_mut();
@@ -152,6 +153,10 @@ async fn write(shared: Rc<Shared>) {
                 file = Some(tokio_uring::fs::File::from_std(opened));
             }
             std::mem::swap(&mut batch, &mut pending.bytes);
+            if is_line_cut && !batch.is_empty() {
+                // A full disk took half a line: the next one is a line of its own.
+                batch.insert(0, b'\n');
+            }
             pending.is_writing = !batch.is_empty();
             std::mem::take(&mut pending.lines_dropped)
         };
@@ -164,7 +169,12 @@ async fn write(shared: Rc<Shared>) {
             continue;
         }
         if let Some(file) = &file {
-            batch = write_batch(file, batch).await;
+            let written;
+            (batch, written) = write_batch(file, batch).await;
+            is_line_cut = match written.checked_sub(1) {
+                Some(last) => batch[last] != b'\n',
+                None => is_line_cut,
+            };
         }
         batch.clear();
         // A burst's batch is not kept for ever.
@@ -172,8 +182,8 @@ async fn write(shared: Rc<Shared>) {
     }
 }
 
-/// Writes all of it at the file's own position, and gives the buffer back.
-async fn write_batch(file: &tokio_uring::fs::File, batch: Vec<u8>) -> Vec<u8> {
+/// Writes all of it at the file's own position; gives the buffer back, and how much was written.
+async fn write_batch(file: &tokio_uring::fs::File, batch: Vec<u8>) -> (Vec<u8>, usize) {
     use tokio_uring::buf::BoundedBuf;
     /// Means "where the file stands": its end for O_APPEND, nothing for a pipe.
     const OWN_POSITION: u64 = u64::MAX;
@@ -183,15 +193,15 @@ async fn write_batch(file: &tokio_uring::fs::File, batch: Vec<u8>) -> Vec<u8> {
         let (result, slice) = file.write_at(batch.slice(written..), OWN_POSITION).submit().await;
         batch = slice.into_inner();
         match result {
-            Ok(0) => return batch,
+            Ok(0) => return (batch, written),
             Ok(bytes) => written += bytes,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => {
                 let lines = batch[written..].iter().filter(|byte| **byte == b'\n').count();
                 tracing::warn!("access log: {lines} lines lost: {error}");
-                return batch;
+                return (batch, written);
             }
         }
     }
-    batch
+    (batch, written)
 }
