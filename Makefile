@@ -20,7 +20,7 @@ LOOM_PACKAGE := --locked --package ringhorn-exchange --lib --target-dir $(TARGET
 export PYTHON
 SHELL := /bin/bash -o pipefail
 .DEFAULT_GOAL := help
-.PHONY: help serve build python-module test test-rust test-python loom fuzz lint bench clean
+.PHONY: help serve build python-module test test-rust test-python drills loom fuzz lint bench clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -50,6 +50,12 @@ test-python: build ## pytest against the release build (PYTEST_ARGS=...)
 	@tools/venv
 	RINGHORN_BIN="$${RINGHORN_BIN:-$(abspath $(RUNTIME))/ringhorn}" \
 	    $(VENV)/bin/python -m pytest tests/py -n auto $(PYTEST_ARGS)
+
+drills: build ## The fault drills at full length, alone on the machine (30 minutes; docs/operations.md)
+	@tools/needs test
+	@tools/venv
+	RINGHORN_DRILLS=full RINGHORN_BIN="$${RINGHORN_BIN:-$(abspath $(RUNTIME))/ringhorn}" \
+	    $(VENV)/bin/python -m pytest tests/py/faults $(PYTEST_ARGS)
 
 loom: ## The exchange's models: every interleaving of claim, queue, rings, bitmap and waits
 	@tools/needs rust
