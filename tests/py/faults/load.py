@@ -133,6 +133,7 @@ class Load:
         rate = settings.get("rate")
         self.interval = settings["clients"] / rate if rate else 0.0
         self.limit = settings.get("count")
+        self.nice = settings.get("nice", 0)
         self.sent = 0
         self.run_name = settings.get("name", "r")
         self.epoll = select.epoll()
@@ -345,6 +346,7 @@ class Load:
 
     def run(self):
         gc.disable()
+        os.nice(self.nice)
         self.epoll.register(0, select.EPOLLIN)
         now = time.monotonic()
         for client in self.clients:
