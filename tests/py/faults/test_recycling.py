@@ -22,7 +22,8 @@ def test_recycling_every_fifty_requests(start, progress, figure, tmp_path):
     options = ["--max-requests", EVERY, "--max-inflight", INFLIGHT, "--log-level", "debug"]
     server = start("drilled:application", workers=2, threads=2, options=options)
     server.wait_workers(2)
-    with Running(server.address, 32, MIX, count=100) as load:
+    # Too few for a first worker to be replaced.
+    with Running(server.address, 32, MIX, count=40) as load:
         load.wait_all(20)
     before = Footprint.of(server)
     with Running(server.address, 32, MIX, count=REQUESTS) as load:
