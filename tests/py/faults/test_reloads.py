@@ -100,6 +100,8 @@ def test_reloads_in_a_row(drilled, progress, figure, tmp_path, how, name):
             code, said = ask(server, "reload")
             assert code == 0, said
             progress(f"{number - 1} of {RELOADS} reloads")
+        # What was answered before the command returned may lie in the client's sockets still.
+        load.wait_answers(2 * CLIENTS)
         load.window("after")
         load.wait_answers(200)
         account = load.stop()
