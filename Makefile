@@ -51,7 +51,7 @@ test-python: build ## pytest against the release build (PYTEST_ARGS=...)
 	RINGHORN_BIN="$${RINGHORN_BIN:-$(abspath $(RUNTIME))/ringhorn}" \
 	    $(VENV)/bin/python -m pytest tests/py -n auto $(PYTEST_ARGS)
 
-drills: build ## The fault drills at full length, alone on the machine (30 minutes; docs/operations.md)
+drills: build ## The fault drills at full length, alone on the machine (35 minutes; docs/operations.md)
 	@tools/needs test
 	@tools/venv
 	RINGHORN_DRILLS=full RINGHORN_BIN="$${RINGHORN_BIN:-$(abspath $(RUNTIME))/ringhorn}" \
