@@ -14,6 +14,7 @@
 //! | `worker.rs`, `pool.rs`, `seat_blocks.rs`, `back_off.rs` | workers |
 //! | `verdict.rs`, `crashes.rs` | why they end |
 //! | `places.rs`, `renewal.rs`, `recycling.rs`, `generations.rs` | who replaces them, and when |
+//! | `endings.rs`, `crashes.rs` | what their end brings about |
 //! | `preload.rs`, `fork_server.rs` | workers that are forked (`--preload`) |
 //! | `events.rs`, `watched.rs`, `serve.rs` | signals, reports, children; the loop that acts on them
 //! |
@@ -34,6 +35,7 @@ pub mod access_log;
 pub mod back_off;
 mod check;
 pub mod crashes;
+pub mod endings;
 pub mod error_log;
 pub mod events;
 pub mod facts;

@@ -2,48 +2,46 @@
 //! are still the dead's.
 //!
 //! A pool knows no signals and no sockets of clients; `serve.rs` tells it what happened and when it
-//! is. Who is replaced by whom stands in `places.rs`, a reload in `renewal.rs`.
+//! is. Who is replaced by whom stands in `places.rs`, a reload in `renewal.rs`, what the end of a
+//! worker brings about in `endings.rs`.
 //!
 //! Invariants: a worker is announced to every loop before it gets its Setup, since it may claim as
 //! soon as it has attached. Its seats are given to another only after every loop acknowledged its
 //! death. Process numbers are used only for children that were not reaped yet.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::ops::Range;
-use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use ringhorn_exchange::control::{FromWorker, Hello, Setup};
 
 use super::back_off::BackOff;
-use super::crashes::{Crashes, outlook};
+use super::crashes::Crashes;
+use super::endings::Death;
 use super::events::Events;
 use super::fault::{ExitCode, Fault};
 use super::generations::Generations;
 use super::loops::Loops;
 use super::memory::PoolMemory;
 use super::places::Place;
-use super::preload::{Ending, ForkServers};
+use super::preload::ForkServers;
 use super::recycling::{Allotment, MEMORY_STEP, Why, pss_bytes};
 use super::renewal::Renewal;
 use super::seat_blocks::SeatBlocks;
 use super::title::NAME_OPTION;
-use super::verdict::{end_of, foreign_module, never_ready};
+use super::verdict::foreign_module;
 use super::worker::{Berth, Phase, Recipe, Worker};
 use crate::config::Concurrency;
-use crate::event_loop::{Command, Lost};
+use crate::event_loop::Command;
 
 /// The only pool there is yet.
 pub const POOL: u8 = 0;
 /// How long the other workers wait for the first to be READY: one traceback of an application that
 /// cannot be imported, not one from each, and no wait worth naming for one that takes long.
-const FIRST_ALONE: Duration = Duration::from_secs(1);
+pub(super) const FIRST_ALONE: Duration = Duration::from_secs(1);
 /// How long a worker that is to end for its start-up time may take to say where it hangs.
 pub(super) const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How soon a refused start is tried again, at least.
-const RETRY: Duration = Duration::from_millis(100);
-/// Ended workers whose numbers are still translated to process ids, for late access records.
-const REMEMBERED: usize = 1024;
+pub(super) const RETRY: Duration = Duration::from_millis(100);
 
 /// See the module.
 #[derive(Debug)]
@@ -63,25 +61,16 @@ pub struct Pool<'a> {
     /// The server ends: nobody is replaced any more.
     is_closing: bool,
     /// Deaths that some loop did not acknowledge yet, by worker.
-    deaths: BTreeMap<u32, Death>,
-    ended: VecDeque<(u32, u32)>,
-    back_off: BackOff,
-    crashes: Crashes,
+    pub(super) deaths: BTreeMap<u32, Death>,
+    pub(super) ended: VecDeque<(u32, u32)>,
+    pub(super) back_off: BackOff,
+    pub(super) crashes: Crashes,
     next_number: u32,
     /// When a worker's memory is looked at next, and the last one that was.
     memory_due: Option<Instant>,
     memory_last: u32,
-    was_ever_ready: bool,
-    is_condemned: bool,
-}
-
-#[derive(Debug)]
-struct Death {
-    seats: Range<u16>,
-    /// Bit i: loop i has yet to acknowledge.
-    unacknowledged: u64,
-    /// What it cost in the loops that have.
-    lost: Lost,
+    pub(super) was_ever_ready: bool,
+    pub(super) is_condemned: bool,
 }
 
 /// What a message of a worker changes for the server.
@@ -446,201 +435,6 @@ impl<'a> Pool<'a> {
         for due in self.places.iter_mut().filter_map(|place| place.due.as_mut()) {
             *due = (*due).min(now);
         }
-    }
-
-    /// A child ended: if it was a worker, loops are told and a replacement becomes due.
-    ///
-    /// # Errors
-    /// No worker ever was READY: the server ends with what this one said. Or a loop is broken.
-    pub fn ended(
-        &mut self,
-        pid: u32,
-        status: ExitStatus,
-        loops: Option<&Loops>,
-        is_stopping: bool,
-    ) -> Result<(), Fault> {
-        if self.fork_server_ended(pid, status, loops, is_stopping)? {
-            return Ok(());
-        }
-        let mut workers = self.workers.values();
-        let Some(number) = workers.find(|worker| worker.pid == pid).map(|worker| worker.number)
-        else {
-            tracing::debug!("reaped process {pid}: {status}");
-            return Ok(());
-        };
-        self.worker_ended(number, Ending::Status(status), loops, is_stopping)
-    }
-
-    /// A worker ended, whoever's child it was.
-    ///
-    /// # Errors
-    /// See [`ended`](Pool::ended).
-    pub(super) fn worker_ended(
-        &mut self,
-        number: u32,
-        status: Ending,
-        loops: Option<&Loops>,
-        is_stopping: bool,
-    ) -> Result<(), Fault> {
-        let Some(mut worker) = self.workers.remove(&number) else { return Ok(()) };
-        let pid = worker.pid;
-        // Its last words may still be in the socket: its end and theirs come by different ways.
-        worker.hear_out();
-        if !matches!(status, Ending::Status(_)) {
-            // If it was forked after all, or lives, it ends by this.
-            worker.stop(false);
-        }
-        self.remember(&worker);
-        self.tell_of_death(&worker, loops)?;
-        if is_stopping {
-            tracing::debug!("worker {number} (pid {pid}) ended: {status}");
-            return Ok(());
-        }
-        // Told to leave at the start already, by TTOU or WINCH: no crash.
-        if !self.was_ever_ready && worker.leaves_until.is_none() {
-            if !matches!(status, Ending::NotForked) {
-                let fault = never_ready(&self.recipe, &worker, status);
-                self.crashes.at_start(&worker, status, fault)?;
-            }
-            self.start_again(&worker);
-            return Ok(());
-        }
-        self.note_end(&worker, status);
-        if self.cannot_attach(&worker) {
-            self.condemn("a worker cannot attach to it");
-        }
-        self.settle(loops)
-    }
-
-    /// The worker crashed before any was READY: it is tried again, by itself at first.
-    fn start_again(&mut self, worker: &Worker) {
-        let due = Instant::now() + self.back_off.after_death(None).max(RETRY);
-        for place in self.places.iter_mut().filter(|place| place.due.is_some()) {
-            place.due = place.due.max(Some(due + FIRST_ALONE));
-        }
-        let held = |place: &&mut Place| place.holder == Some(worker.number);
-        if let Some(place) = self.places.iter_mut().find(held) {
-            (place.holder, place.due) = (None, Some(due));
-        }
-    }
-
-    /// What the end of a worker means for its place.
-    fn note_end(&mut self, worker: &Worker, status: Ending) {
-        let (number, pid) = (worker.number, worker.pid);
-        let what = end_of(worker, status);
-        let holds = |place: &Place| place.holder == Some(number);
-        let succeeds = |place: &Place| place.successor == Some(number);
-        if let Some(at) = self.places.iter().position(succeeds) {
-            tracing::error!("worker {number} (pid {pid}) ended before it was ready: {what}");
-            self.crashes.advise(worker, status);
-            let wait = self.back_off.after_death(None).max(RETRY);
-            self.successor_died(at, worker, never_ready(&self.recipe, worker, status), wait);
-        } else if let Some(at) = self.places.iter().position(holds) {
-            let served = match &worker.phase {
-                Phase::Ready(since) => Some(since.elapsed()),
-                _ => None,
-            };
-            let wait = self.back_off.after_death(served);
-            let place = &mut self.places[at];
-            place.holder = None;
-            let next = match place.successor {
-                Some(_) => "its successor starts".to_owned(),
-                None => outlook(wait, self.back_off.young_deaths()),
-            };
-            tracing::error!("worker {number} (pid {pid}) ended: {what}; {next}");
-            self.crashes.advise(worker, status);
-            if place.successor.is_some() {
-                return;
-            }
-            // It is what was to happen, in a reload's case by a worker of the new generation.
-            if self.renewal.is_some() && place.replace == Some(Why::Reload) {
-                place.not_before = Some(Instant::now() + wait);
-            } else {
-                place.replace = None;
-                place.due = Some(Instant::now() + wait);
-            }
-        } else {
-            tracing::info!("worker {number} (pid {pid}) left: {what}");
-        }
-    }
-
-    /// Whether the segments are spoilt where only attaching workers look: this one could not boot
-    /// with what others booted with. While any serves, its requests are worth more than this one's
-    /// place.
-    fn cannot_attach(&self, worker: &Worker) -> bool {
-        let Phase::Failing(failed) = &worker.phase else { return false };
-        let serves = |worker: &Worker| matches!(worker.phase, Phase::Ready(_));
-        worker.was_announced
-            && failed.exit_code == ExitCode::Worker as i32
-            && !self.workers.values().any(serves)
-    }
-
-    fn remember(&mut self, worker: &Worker) {
-        if self.ended.len() == REMEMBERED {
-            self.ended.pop_front();
-        }
-        self.ended.push_back((worker.number, worker.pid));
-    }
-
-    fn tell_of_death(&mut self, worker: &Worker, loops: Option<&Loops>) -> Result<(), Fault> {
-        let number = worker.number;
-        let Some(loops) = loops.filter(|_| worker.was_announced) else {
-            self.blocks.give_back(&worker.seats);
-            return Ok(());
-        };
-        let unacknowledged = u64::MAX >> (64 - u32::from(loops.count()));
-        self.deaths.insert(
-            number,
-            Death { seats: worker.seats.clone(), unacknowledged, lost: Lost::default() },
-        );
-        loops.command(|_| Command::WorkerDied { pool: POOL, worker: number })
-    }
-
-    /// A loop acknowledged a death, and says what it cost there.
-    pub fn acknowledged(&mut self, event_loop: u16, number: u32, lost: Lost) {
-        let Some(death) = self.deaths.get_mut(&number) else { return };
-        death.unacknowledged &= !(1u64 << event_loop);
-        death.lost = death.lost.and(lost);
-        if death.unacknowledged > 0 {
-            return;
-        }
-        let lost = death.lost;
-        self.blocks.give_back(&death.seats);
-        self.deaths.remove(&number);
-        if lost.requests() > 0 {
-            let Lost { answered, cut } = lost;
-            let (requests, pid) = (lost.requests(), self.pid_of(number));
-            tracing::error!(
-                "requests lost by worker {number} (pid {pid}): {requests} \
-                 ({answered} answered with 502, {cut} cut)"
-            );
-        }
-    }
-
-    /// A seat stated something impossible: its worker is killed.
-    pub fn kill_seat(&self, seat: u16, why: &str) {
-        let worker = self.workers.values().find(|worker| worker.seats.contains(&seat));
-        if let Some(worker) = worker {
-            let (number, pid) = (worker.number, worker.pid);
-            tracing::error!("worker {number} (pid {pid}) is killed: seat {seat} stated {why}");
-            worker.kill();
-        }
-    }
-
-    /// What all workers share cannot be true: they are killed, and nobody is started until the
-    /// segments are replaced. Returns whether they can be now.
-    pub fn condemn(&mut self, why: &str) -> bool {
-        if !self.is_condemned {
-            tracing::error!("all workers are killed and their shared memory is replaced: {why}");
-            self.is_condemned = true;
-            self.workers.values().for_each(Worker::kill);
-        }
-        self.is_replaceable()
-    }
-
-    /// Whether a condemned pool's workers are dead and every loop knows.
-    pub fn is_replaceable(&self) -> bool {
-        self.is_condemned && self.workers.is_empty() && self.deaths.is_empty()
     }
 
     /// All seats that its segments have room for.
