@@ -14,10 +14,10 @@
 //! | `worker.rs`, `pool.rs`, `seat_blocks.rs`, `back_off.rs` | workers |
 //! | `verdict.rs`, `crashes.rs` | why they end |
 //! | `places.rs`, `renewal.rs`, `recycling.rs`, `generations.rs` | who replaces them, and when |
-//! | `endings.rs`, `crashes.rs` | what their end brings about |
+//! | `endings.rs` | what their end brings about |
 //! | `preload.rs`, `fork_server.rs` | workers that are forked (`--preload`) |
-//! | `events.rs`, `watched.rs`, `serve.rs` | signals, reports, children; the loop that acts on them
-//! |
+//! | `events.rs`, `watched.rs` | signals, reports, children |
+//! | `serve.rs` | the loop that acts on them |
 //! | `scaling.rs`, `touched.rs` | the number of workers; files whose touch reloads |
 //! | `access_log.rs`, `error_log.rs` | the two logs |
 //! | `hooks.rs`, `facts.rs` | hooks of the server; what hooks and warm-up requests are told |
