@@ -109,12 +109,11 @@ def test_last_unready_place_taken_away_ends_a_reload_of_all(serve, release, tmp_
     """Every other successor was READY already, so that nothing was left to set the end off."""
     one = serve(workers=2, options=["--reload-strategy", "all"])
     wait_ready(one, 2)
-    flag = tmp_path / "flag"
-    # Whoever comes second hangs: by the order of starts, that of the last place.
+    # The successor of the last place, as its title says, hangs.
     release.write(
         "two",
-        before=f"import os, time\ntry: os.close(os.open({str(flag)!r}, os.O_CREAT | os.O_EXCL))\n"
-        "except FileExistsError: time.sleep(3600)\n",
+        before="import time\nif b'worker 4 ' in open('/proc/self/cmdline', 'rb').read():\n"
+        "    time.sleep(3600)\n",
     )
     asked = Asked(one)
     wait_until(lambda: "generation 2, ready" in ask(one, "status")[1], "the first successor", 5)
@@ -269,3 +268,23 @@ def test_winch_ends_a_reload_and_says_so(serve, release, tmp_path):
     assert code == 0 and "serves" in said
     wait_ready(one, 2)
     assert served(one) == "three"
+
+
+def test_worker_that_fails_and_does_not_end_is_killed_in_the_end(start, tmp_path):
+    """It said why, and then something keeps its process: a full pipe under its standard error."""
+    release = Release(tmp_path)
+    release.write("one")
+    one = start("app", options=["--chdir", tmp_path, "--startup-timeout", "1.5"])
+    # What is left of the process after `Failed` is the write of the same text to standard error.
+    hang = (
+        "import sys, time\n"
+        "class Stuck:\n"
+        "    def write(self, text): time.sleep(3600)\n"
+        "    def flush(self): pass\n"
+        "sys.stderr = Stuck()\n"
+        "raise ValueError('broken')\n"
+    )
+    release.write_text(hang)
+    code, said = ask(one, "reload")
+    assert code == 1 and "ValueError" in said
+    assert one.request().status == 200

@@ -53,6 +53,8 @@ def test_request_that_hangs(start, progress, figure, tmp_path, how):
             # A worker that cannot be interrupted is followed by another.
             if how != "sleep" and how != "lock":
                 wait_until(lambda old=workers: set(server.workers()) - set(old), "another", 10)
+                # The next one that hangs is not to be taken by the worker that leaves.
+                wait_until(lambda: len(server.workers()) == WORKERS, "the old one to leave", 20)
             progress(f"{number + 1} of {TIMES}")
         wait_until(lambda: len(server.workers()) == WORKERS, "the workers to be replaced", 20)
         load.wait_answers(200)
