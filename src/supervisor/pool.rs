@@ -163,20 +163,23 @@ impl<'a> Pool<'a> {
 
     /// When a worker is to be killed, or replaced for its age.
     fn ends_at(&self, worker: &Worker) -> Option<Instant> {
+        if worker.is_dying() {
+            return None;
+        }
         if worker.leaves_until.is_some() {
             return worker.leaves_until;
         }
+        let timeout = self.recipe.config.lifecycle.startup_timeout;
         match worker.phase {
             Phase::Booting | Phase::Loading => {
-                let timeout = self.recipe.config.lifecycle.startup_timeout;
                 (!timeout.is_zero()).then(|| worker.started + timeout)
             }
             Phase::Ready(_) if self.is_closing || self.is_replaced(worker.number) => None,
             Phase::Ready(_) => worker.allotment.lifetime.map(|lifetime| worker.started + lifetime),
-            Phase::Overdue => {
-                Some(worker.started + self.recipe.config.lifecycle.startup_timeout + LAST_WORDS)
+            // Who failed and cannot say so (a full pipe) does not keep a reload waiting for ever.
+            Phase::Overdue | Phase::Failing(_) => {
+                (!timeout.is_zero()).then(|| worker.started + timeout + LAST_WORDS)
             }
-            Phase::Failing(_) => None,
         }
     }
 

@@ -129,6 +129,8 @@ pub struct Worker {
     /// It was told to leave, and is killed then.
     pub leaves_until: Option<Instant>,
     was_killed: Cell<bool>,
+    /// Nothing more can be done to it: its end is on its way.
+    is_dying: Cell<bool>,
     process: Process,
     /// The fork server that forked it or is to; `None`: it was started alone.
     parent: Option<u32>,
@@ -210,6 +212,7 @@ impl Worker {
             worn_out: None,
             leaves_until: None,
             was_killed: Cell::new(false),
+            is_dying: Cell::new(false),
             process,
             parent,
             control,
@@ -281,6 +284,7 @@ impl Worker {
     /// Ends it at once.
     pub fn kill(&self) {
         self.was_killed.set(true);
+        self.is_dying.set(true);
         self.signal(signals::KILL);
     }
 
@@ -297,6 +301,11 @@ impl Worker {
     /// Whether the server itself ended it.
     pub fn was_killed(&self) -> bool {
         self.was_killed.get()
+    }
+
+    /// Whether it was ended at once and is only to be reaped.
+    pub fn is_dying(&self) -> bool {
+        self.is_dying.get()
     }
 
     fn signal(&self, signal: i32) {
