@@ -11,6 +11,7 @@ import sys
 import pytest
 
 from harness import fronts, server
+from harness.release import Release
 
 
 def interpreters():
@@ -65,6 +66,25 @@ def start(interpreter):
             return stopping.enter_context(server.Server(application, **settings))
 
         yield start_server
+
+
+@pytest.fixture
+def release(tmp_path):
+    """An application on disk, to be replaced under a running server."""
+    one = Release(tmp_path)
+    one.write("one")
+    return one
+
+
+@pytest.fixture
+def serve_release(start, release):
+    """Starts servers of the release on disk."""
+
+    def run(**settings):
+        settings["options"] = ["--chdir", release.folder, *settings.get("options", ())]
+        return start("app", **settings)
+
+    return run
 
 
 @pytest.hookimpl(wrapper=True)

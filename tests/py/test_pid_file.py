@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import process
+from harness import gated, process
 from harness.server import APPS, Server
 from harness.watch import wait_until
 
@@ -162,12 +162,7 @@ def test_titles_with_a_fork_server(start):
 
 def test_titles_follow_the_state(interpreter, tmp_path):
     """Starting and loading until the gate opens, ready, leaving."""
-    gate, log = tmp_path / "gate", tmp_path / "log"
-    (tmp_path / "gated.py").write_text(
-        "import os, time\n"
-        f"while not os.path.exists({str(gate)!r}): time.sleep(0.01)\n"
-        "from hygiene import application\n"
-    )
+    gate, log = gated.write(tmp_path), tmp_path / "log"
     one = Server(
         "gated:application",
         python=interpreter,

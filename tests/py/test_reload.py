@@ -8,7 +8,7 @@ import time
 import pytest
 
 from harness import process
-from harness.release import Release, ask, wait_ready
+from harness.release import ask, name_and_pid, served, wait_ready
 from harness.server import binary
 from harness.watch import wait_until
 
@@ -21,36 +21,9 @@ BROKEN = {
 }
 
 
-@pytest.fixture
-def release(tmp_path):
-    one = Release(tmp_path)
-    one.write("one")
-    return one
-
-
-@pytest.fixture
-def serve(start, release):
-    """A server of the release on disk."""
-
-    def run(**settings):
-        settings["options"] = ["--chdir", release.folder, *settings.get("options", ())]
-        return start("app", **settings)
-
-    return run
-
-
-def name_and_pid(response):
-    name, pid = response.text.split()
-    return name, int(pid)
-
-
-def served(server):
-    return name_and_pid(server.request())[0]
-
-
 @pytest.mark.parametrize("strategy", ["rolling", "all"])
-def test_reload_takes_the_new_release_and_closes_no_connection(serve, release, strategy):
-    one = serve(workers=2, options=["--reload-strategy", strategy])
+def test_reload_takes_the_new_release_and_closes_no_connection(serve_release, release, strategy):
+    one = serve_release(workers=2, options=["--reload-strategy", strategy])
     wait_ready(one, 2)
     old = one.workers()
     with one.connect() as kept:
@@ -64,8 +37,8 @@ def test_reload_takes_the_new_release_and_closes_no_connection(serve, release, s
     assert len(one.workers()) == 2
 
 
-def test_hup_reloads(serve, release):
-    one = serve()
+def test_hup_reloads(serve_release, release):
+    one = serve_release()
     release.write("two")
     one.signal(signal.SIGHUP)
     one.log.wait_for("reloaded: generation 2 serves")
@@ -93,10 +66,10 @@ def test_request_that_runs_is_finished_by_its_old_worker(start, tmp_path):
     assert not process.is_alive(old)
 
 
-def test_worker_that_does_not_leave_is_killed(serve, release, tmp_path):
+def test_worker_that_does_not_leave_is_killed(serve_release, release, tmp_path):
     hang = "import threading, time\nthreading.Thread(target=time.sleep, args=(3600,)).start()\n"
     release.write("one", before=hang)
-    one = serve(options=["--graceful-timeout", "0.3"])
+    one = serve_release(options=["--graceful-timeout", "0.3"])
     (old,) = one.workers()
     release.write("two")
     code, said = ask(one, "reload")
@@ -107,8 +80,8 @@ def test_worker_that_does_not_leave_is_killed(serve, release, tmp_path):
 
 @pytest.mark.parametrize("strategy", ["rolling", "all"])
 @pytest.mark.parametrize("how", BROKEN)
-def test_broken_release_changes_nothing(serve, release, how, strategy):
-    one = serve(workers=2, options=["--reload-strategy", strategy])
+def test_broken_release_changes_nothing(serve_release, release, how, strategy):
+    one = serve_release(workers=2, options=["--reload-strategy", strategy])
     wait_ready(one, 2)
     old = sorted(one.workers())
     if how == "has no application":
@@ -129,8 +102,8 @@ def test_broken_release_changes_nothing(serve, release, how, strategy):
     assert served(one) == "three"
 
 
-def test_release_that_hangs_is_stopped_and_says_where(serve, release):
-    one = serve(options=["--startup-timeout", "0.8"])
+def test_release_that_hangs_is_stopped_and_says_where(serve_release, release):
+    one = serve_release(options=["--startup-timeout", "0.8"])
     old = one.workers()
     release.write("two", before="import time\ntime.sleep(3600)\n")
     code, said = ask(one, "reload")
@@ -139,8 +112,8 @@ def test_release_that_hangs_is_stopped_and_says_where(serve, release):
     assert one.workers() == old and served(one) == "one"
 
 
-def test_newer_reload_supersedes_one_under_way(serve, release, tmp_path):
-    one = serve()
+def test_newer_reload_supersedes_one_under_way(serve_release, release, tmp_path):
+    one = serve_release()
     gate = tmp_path / "gate"
     release.write(
         "two",
@@ -157,25 +130,25 @@ def test_newer_reload_supersedes_one_under_way(serve, release, tmp_path):
     assert served(one) == "three" and not gate.exists()
 
 
-def test_reload_during_a_stop_is_refused(serve, release, tmp_path):
-    one = serve()
+def test_reload_during_a_stop_is_refused(serve_release, release, tmp_path):
+    one = serve_release()
     one.signal(signal.SIGTERM)
     one.log.wait_for("stopping gracefully")
     assert ask(one, "reload")[0] != 0
     assert one.wait() == 0
 
 
-def test_term_gives_a_reload_up(serve, release):
-    one = serve()
+def test_term_gives_a_reload_up(serve_release, release):
+    one = serve_release()
     release.write("two", before="import time\ntime.sleep(3600)\n")
     one.signal(signal.SIGHUP)
     wait_until(lambda: len(one.workers()) == 2, "the second generation to start")
     one.stop()
 
 
-def test_touch_reloads(serve, release, tmp_path):
+def test_touch_reloads(serve_release, release, tmp_path):
     file = tmp_path / "touch-me"
-    one = serve(options=["--touch-reload", file])
+    one = serve_release(options=["--touch-reload", file])
     release.write("two")
     file.touch()
     one.log.wait_for("reloaded: generation 2")
@@ -184,12 +157,14 @@ def test_touch_reloads(serve, release, tmp_path):
     one.log.wait_for("reloaded: generation 3")
 
 
-def test_reload_option_watches_what_was_imported(serve, release):
+def test_reload_option_watches_what_was_imported(serve_release, release):
     (release.folder / "part.py").write_text("WORD = 'a'\n")
     release.write("one", before="import part\n")
     page = release.folder / "page.html"
     page.write_text("<p>")
-    one = serve(workers=2, options=["--reload", "--reload-extra-file", release.folder / "*.html"])
+    one = serve_release(
+        workers=2, options=["--reload", "--reload-extra-file", release.folder / "*.html"]
+    )
     time.sleep(1.2)
     assert "reload (" not in one.log.text
     (release.folder / "part.py").write_text("WORD = 'longer'\n")
@@ -207,8 +182,8 @@ def test_reload_option_watches_what_was_imported(serve, release):
     assert one.log.text.count("changed): generation") == 4
 
 
-def test_status_names_workers_and_generations(serve, release):
-    one = serve(workers=2)
+def test_status_names_workers_and_generations(serve_release, release):
+    one = serve_release(workers=2)
     wait_ready(one, 2)
     code, said = ask(one, "status")
     assert code == 0 and f"(pid {one.pid}): serving" in said
@@ -217,9 +192,9 @@ def test_status_names_workers_and_generations(serve, release):
         assert f"(pid {pid})" in said
 
 
-def test_control_socket_is_the_owners_alone_and_goes_with_the_server(serve, tmp_path):
+def test_control_socket_is_the_owners_alone_and_goes_with_the_server(serve_release, tmp_path):
     path = tmp_path / "server.ctl"
-    one = serve(options=["--control-socket", path])
+    one = serve_release(options=["--control-socket", path])
     assert path.stat().st_mode & 0o777 == 0o600
     command = [binary(), "status", "--control-socket", str(path)]
     assert subprocess.run(command, capture_output=True).returncode == 0
@@ -229,9 +204,9 @@ def test_control_socket_is_the_owners_alone_and_goes_with_the_server(serve, tmp_
     assert run.returncode != 0 and "no server answers" in run.stderr and "hint:" in run.stderr
 
 
-def test_control_socket_of_a_living_server_is_refused(serve, tmp_path, release):
+def test_control_socket_of_a_living_server_is_refused(serve_release, tmp_path, release):
     path = tmp_path / "server.ctl"
-    serve(options=["--control-socket", path])
+    serve_release(options=["--control-socket", path])
     run = subprocess.run(
         [binary(), "app", "--bind", "127.0.0.1:0", "--control-socket", path],
         capture_output=True,

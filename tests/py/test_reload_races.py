@@ -7,26 +7,10 @@ import time
 
 import pytest
 
-from harness import process
-from harness.release import BODY, Release, ask, wait_ready
+from harness import gated, process
+from harness.release import BODY, ask, served, wait_ready
 from harness.server import binary
 from harness.watch import wait_until
-
-
-@pytest.fixture
-def release(tmp_path):
-    one = Release(tmp_path)
-    one.write("one")
-    return one
-
-
-@pytest.fixture
-def serve(start, release):
-    def run(**settings):
-        settings["options"] = ["--chdir", release.folder, *settings.get("options", ())]
-        return start("app", **settings)
-
-    return run
 
 
 class Asked:
@@ -52,22 +36,13 @@ class Asked:
         return self.process.returncode, said
 
 
-def gated(gate):
-    """Python text that waits for a file."""
-    return f"import os, time\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.01)\n"
-
-
-def served(server):
-    return server.request().text.split()[0]
-
-
-def test_reload_while_a_worn_out_worker_is_replaced_ends(serve, release, tmp_path):
+def test_reload_while_a_worn_out_worker_is_replaced_ends(serve_release, release, tmp_path):
     """Its successor was of the old generation, took the place, and was waited for to end."""
     options = ["--max-requests", "3", "--max-requests-jitter", "0"]
-    one = serve(workers=2, options=options)
+    one = serve_release(workers=2, options=options)
     wait_ready(one, 2)
     gate = tmp_path / "gate"
-    release.write("two", before=gated(gate))
+    release.write("two", before=gated.waiting_for(gate))
     while "is to be replaced" not in one.log.text:
         one.request()
     wait_until(lambda: len(one.workers()) == 3, "a successor", 5)
@@ -81,9 +56,11 @@ def test_reload_while_a_worn_out_worker_is_replaced_ends(serve, release, tmp_pat
 
 @pytest.mark.parametrize("strategy", ["rolling", "all"])
 @pytest.mark.parametrize("number", ["TTIN", "TTOU"])
-def test_reload_ends_when_the_number_of_workers_changes(serve, release, tmp_path, number, strategy):
+def test_reload_ends_when_the_number_of_workers_changes(
+    serve_release, release, tmp_path, number, strategy
+):
     options = ["--workers-max", "4", "--reload-strategy", strategy]
-    one = serve(workers=3, options=options)
+    one = serve_release(workers=3, options=options)
     wait_ready(one, 3)
     gate, first = tmp_path / "gate", tmp_path / "first"
     # All but the first one wait, so that a change finds the reload half done.
@@ -105,9 +82,9 @@ def test_reload_ends_when_the_number_of_workers_changes(serve, release, tmp_path
     assert len(one.workers()) == count
 
 
-def test_last_unready_place_taken_away_ends_a_reload_of_all(serve, release, tmp_path):
+def test_last_unready_place_taken_away_ends_a_reload_of_all(serve_release, release, tmp_path):
     """Every other successor was READY already, so that nothing was left to set the end off."""
-    one = serve(workers=2, options=["--reload-strategy", "all"])
+    one = serve_release(workers=2, options=["--reload-strategy", "all"])
     wait_ready(one, 2)
     # The successor of the last place, as its title says, hangs.
     release.write(
@@ -124,12 +101,12 @@ def test_last_unready_place_taken_away_ends_a_reload_of_all(serve, release, tmp_
     assert served(one) == "two" and len(one.workers()) == 1
 
 
-def test_recycling_under_load_does_not_keep_a_reload_from_ending(serve, release):
+def test_recycling_under_load_does_not_keep_a_reload_from_ending(serve_release, release):
     """Some worker of the new generation was worn out at any time, and was waited for."""
     slow = "import time\ntime.sleep(0.3)\n"
     release.write("one", before=slow)
     options = ["--max-requests", "20", "--max-requests-jitter", "0"]
-    one = serve(workers=3, options=options)
+    one = serve_release(workers=3, options=options)
     wait_ready(one, 3)
     failures, stop = [], threading.Event()
 
@@ -152,12 +129,12 @@ def test_recycling_under_load_does_not_keep_a_reload_from_ending(serve, release)
     assert code == 0 and "generation 2 serves" in said and not failures
 
 
-def test_worn_out_worker_is_replaced_after_a_reload_failed(serve, release):
+def test_worn_out_worker_is_replaced_after_a_reload_failed(serve_release, release):
     """It says so once; a reload that failed made the server forget it."""
     slow = "import time\ntime.sleep(0.5)\n"
     options = ["--max-requests", "3", "--max-requests-jitter", "0"]
     release.write("one", before=slow)
-    one = serve(options=options)
+    one = serve_release(options=options)
     (old,) = one.workers()
     release.write_text("raise ValueError('broken')\n")
     for _ in range(3):
@@ -169,7 +146,7 @@ def test_worn_out_worker_is_replaced_after_a_reload_failed(serve, release):
     assert served(one) == "two"
 
 
-def test_stuck_worker_is_replaced_after_a_reload_failed(serve, release, tmp_path):
+def test_stuck_worker_is_replaced_after_a_reload_failed(serve_release, release, tmp_path):
     """As one that is worn out; but it takes no more requests, so that nobody served any more."""
     flag = tmp_path / "flag"
     flag.touch()
@@ -178,7 +155,7 @@ def test_stuck_worker_is_replaced_after_a_reload_failed(serve, release, tmp_path
     hang += "        try: time.sleep(30)\n        except BaseException: pass\n    "
     text = BODY.format(name="one").replace("body = ", hang + "body = ", 1)
     release.write_text(text)
-    one = serve(options=["--timeout", "0.5", "--interrupt-grace", "0.3"])
+    one = serve_release(options=["--timeout", "0.5", "--interrupt-grace", "0.3"])
     release.write_text("raise ValueError('broken')\n")
     assert one.request().status == 504
     one.log.wait_for("is to be replaced after a request that hangs")
@@ -188,10 +165,10 @@ def test_stuck_worker_is_replaced_after_a_reload_failed(serve, release, tmp_path
         assert client.request().text.startswith("two")
 
 
-def test_supervisor_sleeps_while_one_successor_waits_for_another(serve, release, tmp_path):
+def test_supervisor_sleeps_while_one_successor_waits_for_another(serve_release, release, tmp_path):
     """A place whose successor had failed was looked at without pause while another's imported."""
     options = ["--max-requests", "3", "--max-requests-jitter", "0"]
-    one = serve(workers=2, options=options)
+    one = serve_release(workers=2, options=options)
     wait_ready(one, 2)
     gate, log = tmp_path / "gate", one.log
     release.write_text("raise ValueError('broken')\n")
@@ -200,7 +177,7 @@ def test_supervisor_sleeps_while_one_successor_waits_for_another(serve, release,
     log.wait_for("a replacement failed")
     mark = log.mark()
     log.wait_for("a replacement failed", since=mark)
-    release.write("two", before=gated(gate))
+    release.write("two", before=gated.waiting_for(gate))
     wait_until(lambda: len(one.workers()) == 3, "a successor that waits", 10)
     # Past every wait of the other place.
     time.sleep(1.5)
@@ -218,9 +195,9 @@ def process_seconds(pid):
 
 
 @pytest.mark.parametrize("number", ["WINCH", "TTOU"])
-def test_worker_told_to_leave_at_the_start_is_no_crash(release, serve, tmp_path, number):
+def test_worker_told_to_leave_at_the_start_is_no_crash(release, serve_release, tmp_path, number):
     gate = tmp_path / "gate"
-    release.write("one", before=gated(gate))
+    release.write("one", before=gated.waiting_for(gate))
     from harness.server import Server
 
     options = ["--chdir", release.folder, "--max-crashes", "0"]
@@ -244,11 +221,11 @@ def test_worker_told_to_leave_at_the_start_is_no_crash(release, serve, tmp_path,
         one.kill()
 
 
-def test_winch_ends_a_reload_and_says_so(serve, release, tmp_path):
+def test_winch_ends_a_reload_and_says_so(serve_release, release, tmp_path):
     """It was told that generation 2 serves, when no worker was left."""
-    one = serve(workers=2)
+    one = serve_release(workers=2)
     wait_ready(one, 2)
-    release.write("two", before=gated(tmp_path / "never"))
+    release.write("two", before=gated.waiting_for(tmp_path / "never"))
     asked = Asked(one)
     wait_until(lambda: len(one.workers()) == 3, "a successor", 5)
     one.signal(signal.SIGWINCH)
@@ -259,7 +236,7 @@ def test_winch_ends_a_reload_and_says_so(serve, release, tmp_path):
     # One less than none is none.
     one.signal(signal.SIGTTOU)
     one.log.wait_for("workers: 0 before, 0 from")
-    # What brings workers back is told when they serve, or that they cannot.
+    # What brings workers back is told when they serve_release, or that they cannot.
     release.write_text("raise ValueError('broken')\n")
     code, said = Asked(one).answer()
     assert code == 1 and "ValueError" in said
@@ -270,11 +247,9 @@ def test_winch_ends_a_reload_and_says_so(serve, release, tmp_path):
     assert served(one) == "three"
 
 
-def test_worker_that_fails_and_does_not_end_is_killed_in_the_end(start, tmp_path):
+def test_worker_that_fails_and_does_not_end_is_killed_in_the_end(serve_release, release):
     """It said why, and then something keeps its process: a full pipe under its standard error."""
-    release = Release(tmp_path)
-    release.write("one")
-    one = start("app", options=["--chdir", tmp_path, "--startup-timeout", "1.5"])
+    one = serve_release(options=["--startup-timeout", "1.5"])
     # What is left of the process after `Failed` is the write of the same text to standard error.
     hang = (
         "import sys, time\n"

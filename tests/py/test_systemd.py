@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import process, uwsgi
+from harness import gated, process, uwsgi
 from harness.address import Address
 from harness.client import Client
 from harness.load import Load
@@ -114,12 +114,7 @@ def get(address, path="/pid"):
 
 
 def test_ready_is_told_once_the_first_worker_serves(start, notified, tmp_path, interpreter):
-    gate = tmp_path / "gate"
-    (tmp_path / "gated.py").write_text(
-        "import os, time\n"
-        f"while not os.path.exists({str(gate)!r}): time.sleep(0.01)\n"
-        "from hygiene import application\n"
-    )
+    gate = gated.write(tmp_path)
     one = Server(
         "gated:application",
         python=interpreter,

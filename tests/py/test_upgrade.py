@@ -15,7 +15,7 @@ import subprocess
 
 import pytest
 
-from harness import process
+from harness import gated, process
 from harness.address import Address
 from harness.client import Client, encode_request
 from harness.installed import Installed, python_for
@@ -307,12 +307,7 @@ def test_upgrade_of_a_server_that_gave_up_root(upgradable, installed):
 
 def test_the_server_is_lost_while_the_new_one_boots(upgradable, tmp_path):
     """Killed in between: whoever holds the sockets serves on."""
-    gate = gated(tmp_path)
-    one = upgradable("gated:application", options=["--chdir", tmp_path])
-    gate.unlink()
-    old = one.pid
-    one.signal(old, signal.SIGUSR2)
-    new = one.new_process(old)
+    one, gate, old, new = half_upgraded(upgradable, tmp_path)
     one.signal(old, signal.SIGKILL)
     one.wait_end(old)
     gate.touch()
@@ -339,7 +334,8 @@ def test_the_control_socket_moves_to_the_new_server(upgradable, tmp_path):
 
 
 def test_an_import_that_hangs_is_refused(upgradable, tmp_path):
-    gate = gated(tmp_path)
+    gate = gated.write(tmp_path)
+    gate.touch()
     options = ["--chdir", tmp_path, "--startup-timeout", "1"]
     one = upgradable("gated:application", options=options)
     gate.unlink()
@@ -354,16 +350,15 @@ def test_a_binary_that_never_answers_is_refused_and_ended(upgradable):
     wait_until(lambda: len(process.children(one.pid)) == 1, "its end, the worker left alone", 10)
 
 
-def gated(tmp_path):
-    """An application that is imported only while a file is there."""
-    gate = tmp_path / "gate"
-    (tmp_path / "gated.py").write_text(
-        "import os, time\n"
-        f"while not os.path.exists({str(gate)!r}): time.sleep(0.01)\n"
-        "from hygiene import application\n"
-    )
+def half_upgraded(upgradable, folder):
+    """A server whose successor boots until the gate opens: the server, the gate, both processes."""
+    gate = gated.write(folder)
     gate.touch()
-    return gate
+    one = upgradable("gated:application", options=["--chdir", folder])
+    gate.unlink()
+    old = one.pid
+    one.signal(old, signal.SIGUSR2)
+    return one, gate, old, one.new_process(old)
 
 
 @pytest.mark.parametrize(
@@ -428,12 +423,7 @@ def test_an_address_that_is_taken_is_refused(upgradable, installed, start):
 
 
 def test_a_second_usr2_is_refused_while_one_is_under_way(upgradable, tmp_path):
-    gate = gated(tmp_path)
-    one = upgradable("gated:application", options=["--chdir", tmp_path])
-    gate.unlink()
-    old = one.pid
-    one.signal(old, signal.SIGUSR2)
-    new = one.new_process(old)
+    one, gate, old, new = half_upgraded(upgradable, tmp_path)
     one.refused(rf"one is under way \(process {new}\)")
     gate.touch()
     one.wait_end(old)
@@ -441,12 +431,7 @@ def test_a_second_usr2_is_refused_while_one_is_under_way(upgradable, tmp_path):
 
 
 def test_term_ends_the_new_server_too_while_it_boots(upgradable, tmp_path):
-    gate = gated(tmp_path)
-    one = upgradable("gated:application", options=["--chdir", tmp_path])
-    gate.unlink()
-    old = one.pid
-    one.signal(old, signal.SIGUSR2)
-    new = one.new_process(old)
+    one, _, old, new = half_upgraded(upgradable, tmp_path)
     one.signal(old, signal.SIGTERM)
     one.wait_end(old)
     one.wait_end(new)
@@ -455,8 +440,7 @@ def test_term_ends_the_new_server_too_while_it_boots(upgradable, tmp_path):
 
 
 def test_usr2_before_ready_is_refused(upgradable, installed, interpreter, tmp_path):
-    gate = gated(tmp_path)
-    gate.unlink()
+    gate = gated.write(tmp_path)
     one = Server("gated:application", python=interpreter, options=["--chdir", tmp_path])
     one.launch()
     try:

@@ -45,6 +45,17 @@ def ask(server, word, seconds=60):
     return run.returncode, run.stdout + run.stderr
 
 
+def name_and_pid(response):
+    """What a release answers: its name, and the process that served."""
+    name, pid = response.text.split()
+    return name, int(pid)
+
+
+def served(server):
+    """The name of the release that serves."""
+    return name_and_pid(server.request())[0]
+
+
 def wait_ready(server, count):
     """Returns once so many workers are READY: the server says so with the first of them."""
     wait_until(lambda: ask(server, "status")[1].count(", ready") == count, f"{count} to be ready")
