@@ -1,9 +1,10 @@
 //! The kernel ring as a driver: every socket operation of a loop goes through one io_uring.
 //!
 //! Stands first and last in the walk of a request. `ring.rs` is the ring itself, `books.rs` what is
-//! known of each connection, `buffers.rs` the provided receive buffers; this file turns the trait's
-//! operations into entries of the ring. The only user of the `io-uring` crate. Facts and figures:
-//! `docs/io_uring.md`.
+//! known of each connection, `buffers.rs` the provided receive buffers, `multishot.rs` receives
+//! that stay armed, `entries.rs` entries of more than one line; this file turns the trait's
+//! operations into entries of the ring. The only room that uses the `io-uring` crate. Facts and
+//! figures: `docs/io_uring.md`.
 //!
 //! Shape of the walk for one uwsgi request: accept → recv (linked, one entry each), send →
 //! close (hard-linked, the send silent on success): four entries, three completions.
@@ -15,6 +16,7 @@
 
 mod books;
 mod buffers;
+mod entries;
 mod error;
 mod mapping;
 mod multishot;
@@ -37,6 +39,7 @@ use io_uring::types::{CancelBuilder, DestinationSlot, Fd, Fixed};
 
 use self::books::{Books, FollowUp};
 use self::buffers::ProvidedBuffers;
+use self::entries::{LINGER_NOT, Tagged, cancel_all, cancel_multi, length_of, multi_recv};
 pub use self::error::{StartError, Step};
 use self::multishot::{IntoPiece, Multishot, Receive};
 use self::pinned::{PeerAddress, SendHeader};
@@ -244,30 +247,14 @@ impl UringDriver {
     }
 
     fn provided_recv(&self, token: Token, poll_first: bool) -> Entry {
-        opcode::Recv::new(
-            Fixed(token.connection),
-            std::ptr::null_mut(),
-            self.books.buffers.buffer_bytes(),
-        )
-        .buf_group(buffers::GROUP)
-        .ioprio(if poll_first { RECVSEND_POLL_FIRST } else { 0 })
-        .build()
-        .flags(Flags::BUFFER_SELECT)
-        .tagged(Operation::Recv, token)
+        entries::provided_recv(token, self.books.buffers.buffer_bytes(), poll_first)
     }
 
     /// # Safety
     /// As [`Driver::recv_into`].
     unsafe fn push_recv_into(&mut self, token: Token, into: IntoPiece) {
-        let IntoPiece { piece, wait_all } = into;
-        let flags = if wait_all { libc::MSG_WAITALL } else { 0 };
-        let (pointer, length) = (piece.pointer.cast_mut(), length_of(piece.length));
-        let entry = opcode::Recv::new(Fixed(token.connection), pointer, length)
-            .flags(flags)
-            .build()
-            .tagged(Operation::RecvInto, token);
         // SAFETY: the caller keeps the piece valid and unread until the completion.
-        unsafe { self.push((entry, None)) }
+        unsafe { self.push((entries::recv_into(token, into), None)) }
     }
 
     /// Ends a multishot receive, if one is armed: before a close, since it would hold the socket
@@ -281,10 +268,7 @@ impl UringDriver {
 
     fn arm_bell(&mut self) {
         let Some(bell) = &self.bell else { return };
-        let entry = opcode::PollAdd::new(Fd(bell.as_raw_fd()), libc::POLLIN as u32)
-            .multi(true)
-            .build()
-            .tagged(Operation::Bell, Token { connection: 0, generation: 0 });
+        let entry = entries::bell(bell);
         self.books.bell_is_armed = true;
         self.push_plain(entry);
     }
@@ -541,56 +525,6 @@ impl Drop for UringDriver {
 
 /// How long a drop waits for cancelled operations. Sockets take microseconds.
 const QUIESCE_PATIENCE: Duration = Duration::from_secs(1);
-
-/// Linger for no time: the close drops what was not sent and resets the connection (socket(7)).
-static LINGER_NOT: libc::linger = libc::linger { l_onoff: 1, l_linger: 0 };
-
-// io_uring.h, IORING_RECVSEND_POLL_FIRST (in `ioprio`).
-const RECVSEND_POLL_FIRST: u16 = 1;
-// io_uring.h, IORING_RECV_MULTISHOT (in `ioprio`).
-const RECV_MULTISHOT: u16 = 2;
-
-/// Puts operation and token into an entry's user data.
-trait Tagged {
-    fn tagged(self, operation: Operation, token: Token) -> Entry;
-}
-
-impl Tagged for Entry {
-    fn tagged(self, operation: Operation, token: Token) -> Entry {
-        self.user_data(Tag::new(operation, token).to_bits())
-    }
-}
-
-/// A receive that stays armed (`multishot.rs`).
-fn multi_recv(token: Token) -> Entry {
-    opcode::Recv::new(Fixed(token.connection), std::ptr::null_mut(), 0)
-        .buf_group(buffers::GROUP_MULTI)
-        .ioprio(RECVSEND_POLL_FIRST | RECV_MULTISHOT)
-        .build()
-        .flags(Flags::BUFFER_SELECT)
-        .tagged(Operation::RecvMulti, token)
-}
-
-/// Ends it; silent on success, since the receive itself completes.
-fn cancel_multi(token: Token) -> Entry {
-    let receive = Tag::new(Operation::RecvMulti, token).to_bits();
-    opcode::AsyncCancel2::new(CancelBuilder::user_data(receive))
-        .build()
-        .flags(Flags::SKIP_SUCCESS)
-        .tagged(Operation::EndMulti, token)
-}
-
-/// Cancels everything armed on the connection's descriptor.
-fn cancel_all(token: Token) -> Entry {
-    let all = CancelBuilder::fd(Fixed(token.connection)).all();
-    opcode::AsyncCancel2::new(all).build().tagged(Operation::Cancel, token)
-}
-
-/// A length as the kernel takes it. A result is an i32, so no operation may be longer.
-fn length_of(bytes: usize) -> u32 {
-    assert!(bytes <= i32::MAX as usize, "an operation of {bytes} bytes");
-    bytes as u32
-}
 
 /// Whether a socket's addresses are internet addresses.
 fn is_internet_socket(socket: BorrowedFd<'_>) -> io::Result<bool> {
