@@ -19,9 +19,8 @@ use ringhorn_exchange::control::{Setup, Stop, ToWorker};
 
 use super::events::{Event, Events};
 use super::watched::Watched;
-use super::worker::{OOM_SCORE_MORE, Phase, Recipe, bootstrap_command, watch};
+use super::worker::{Phase, Recipe, start_bootstrap, watch};
 use crate::sys::process::{pidfd_kill, signals};
-use crate::sys::worker_start::{Start, start};
 
 /// How long a fork server that was told to leave may take: `atexit` handlers run. By taste.
 const STOP_GRACE: Duration = Duration::from_secs(5);
@@ -75,14 +74,7 @@ impl ForkServer {
         generation: u32,
         events: &Events,
     ) -> io::Result<ForkServer> {
-        let (ours, theirs) = ControlSocket::pair()?;
-        ours.set_nonblocking(true)?;
-        let started = start(Start {
-            command: bootstrap_command(recipe),
-            control: theirs.as_fd(),
-            descriptor_limit: recipe.descriptor_limit,
-            oom_score_more: OOM_SCORE_MORE,
-        })?;
+        let (ours, started) = start_bootstrap(recipe)?;
         let control = Rc::new(ours);
         let watched = Watched::new(&*control)?;
         tokio_uring::spawn(listen(number, watched, Rc::clone(&control), events.clone()));

@@ -25,14 +25,14 @@ use crate::config::activation::UPGRADE;
 use crate::config::said::LAUNCHED_BY;
 use crate::sys::process::{pidfd_kill, signals};
 use crate::sys::rlimit::DescriptorLimit;
-use crate::sys::worker_start::{CONTROL_DESCRIPTOR, Start, start};
+use crate::sys::worker_start::{CONTROL_DESCRIPTOR, Start, Started, start};
 use ringhorn_exchange::WorkerSeats;
 use ringhorn_exchange::control::{ControlError, ControlSocket, Failed, FromWorker, Interrupt};
 use ringhorn_exchange::control::{Received, Setup, Stop, ToWorker};
 
 /// Added to a worker's `oom_score_adj`: a tenth of the machine's memory ahead of the server. By
 /// taste.
-pub(super) const OOM_SCORE_MORE: i32 = 100;
+const OOM_SCORE_MORE: i32 = 100;
 
 /// How long a fork server may take to say how a worker of its ended: it does nothing else.
 const PARENT_GRACE: Duration = Duration::from_secs(2);
@@ -157,14 +157,7 @@ impl Worker {
     /// # Errors
     /// What `fork` and `exec` say.
     pub fn start(recipe: &Recipe<'_>, berth: Berth, events: &Events) -> io::Result<Worker> {
-        let (ours, theirs) = ControlSocket::pair()?;
-        ours.set_nonblocking(true)?;
-        let started = start(Start {
-            command: bootstrap_command(recipe),
-            control: theirs.as_fd(),
-            descriptor_limit: recipe.descriptor_limit,
-            oom_score_more: OOM_SCORE_MORE,
-        })?;
+        let (ours, started) = start_bootstrap(recipe)?;
         tokio_uring::spawn(watch(Watched::new(&started.pidfd)?, events.clone()));
         let process = Process::Started(started.pidfd);
         Worker::new(berth, ours, started.pid, process, None, events)
@@ -345,11 +338,23 @@ impl Worker {
     }
 }
 
-/// What becomes a worker or a fork server, as its Setup says.
-pub(super) fn bootstrap_command(recipe: &Recipe<'_>) -> Command {
+/// Starts what becomes a worker or a fork server, as its Setup says; gives our end of its control
+/// socket.
+///
+/// # Errors
+/// What `fork` and `exec` say.
+pub(super) fn start_bootstrap(recipe: &Recipe<'_>) -> io::Result<(ControlSocket, Started)> {
+    let (ours, theirs) = ControlSocket::pair()?;
+    ours.set_nonblocking(true)?;
     let mut command = interpreter_command(recipe);
     command.arg(CONTROL_DESCRIPTOR.to_string());
-    command
+    let started = start(Start {
+        command,
+        control: theirs.as_fd(),
+        descriptor_limit: recipe.descriptor_limit,
+        oom_score_more: OOM_SCORE_MORE,
+    })?;
+    Ok((ours, started))
 }
 
 /// The interpreter with our bootstrap, in the workers' environment; what it is to do is still to be
