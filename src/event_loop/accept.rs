@@ -167,6 +167,22 @@ impl<D: Driver> EventLoop<D> {
         }
     }
 
+    /// Cancels one accept of each listener; the one that is armed instead sees whoever waits.
+    pub(super) fn look_at_backlog(&mut self) {
+        if self.state.mode != Mode::Open {
+            return;
+        }
+        let mut is_done = vec![false; self.listeners.len()];
+        for index in self.state.table.in_use() {
+            let connection = &self.state.table[index];
+            let listener = usize::from(connection.listener);
+            if connection.phase == Phase::Accept && !is_done[listener] {
+                is_done[listener] = true;
+                self.driver.cancel_accept(self.state.table.token(index));
+            }
+        }
+    }
+
     /// Cancels the armed accepts: the drain's backlog is dry, or the loop stops.
     pub(super) fn disarm_accepts(&mut self) {
         if self.is_disarmed {

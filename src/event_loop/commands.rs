@@ -41,6 +41,7 @@ impl<D: Driver> EventLoop<D> {
                 }
                 Command::Measure { pool } => self.state.measure(usize::from(pool)),
                 Command::ReplacePool { pool, end } => self.state.replace_pool(pool, *end),
+                Command::LookAtBacklog => self.look_at_backlog(),
                 Command::LeaveBacklog => self.leaves_backlog = true,
                 Command::Drain { within } => self.begin_drain(within),
                 Command::Quit => self.state.mode = Mode::Stopping,

@@ -50,6 +50,10 @@ pub enum Command {
         /// Which pool.
         pool: u8,
     },
+    /// Look at the backlogs anew: another process accepts from the same listeners, and the kernel
+    /// wakes one waiter for a connection. One that is cancelled, stopped or killed takes the
+    /// wake-up along, and the connection would wait for the next one to come.
+    LookAtBacklog,
     /// A condemned pool's new segments; its workers are dead and acknowledged.
     ReplacePool {
         /// Which pool.

@@ -195,7 +195,7 @@ impl Supervisor<'_> {
             self.scaling.step(now, &self.loops, &mut self.pool)?;
         }
         self.standing.follow(self.pool.is_reloading(), self.pool.generations().ceiling);
-        self.standing.tend(now, &self.loops);
+        self.standing.tend(now, &self.loops)?;
         self.advance(course, now)?;
         self.tell_readiness(course)?;
         Ok(course.is_stopping() && self.pool.is_empty())

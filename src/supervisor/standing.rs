@@ -21,7 +21,12 @@ use super::successor::Successor;
 use super::title::Title;
 use super::upgrade::{Invocation, Side, Word};
 use crate::config::{Config, Environment};
+use crate::event_loop::Command;
 use crate::sys::rlimit::DescriptorLimit;
+
+/// How often loops look at the backlogs anew while a server before this one accepts from them, or
+/// is about to stop: a connection whose wake-up it took waits so long at most.
+const LOOK_STEP: Duration = Duration::from_millis(100);
 
 /// See the module.
 #[derive(Debug)]
@@ -35,6 +40,9 @@ pub struct Standing<'a> {
     pid_file: Option<PidFile>,
     role: Role<'a>,
     successor: Option<Successor>,
+    /// While a server before this one lives, and once more: when loops look at the backlogs anew.
+    look_at: Option<Instant>,
+    predecessor_lives: bool,
     /// The generation that serves.
     generation: u32,
     /// What was said last of a server that serves, for the moment it takes over.
@@ -93,6 +101,8 @@ impl<'a> Standing<'a> {
             pid_file: None,
             role: Role::Main,
             successor: None,
+            look_at: None,
+            predecessor_lives: false,
             generation: 1,
             status: String::new(),
             is_reloading: false,
@@ -141,6 +151,7 @@ impl<'a> Standing<'a> {
         if let Role::Following { predecessor, taken, is_open } = &mut self.role {
             *is_open = true;
             predecessor.ready(taken);
+            (self.predecessor_lives, self.look_at) = (true, Some(Instant::now()));
         }
         self.title.show(self.generation, "ready");
         self.notifier.ready(&self.status);
@@ -176,14 +187,26 @@ impl<'a> Standing<'a> {
     /// When [`tend`](Standing::tend) has something to do.
     pub fn next_due(&self) -> Option<Instant> {
         let successor = self.successor.as_ref().map(Successor::due);
-        successor.into_iter().chain(self.pulse.due()).min()
+        successor.into_iter().chain(self.pulse.due()).chain(self.look_at).min()
     }
 
     /// Tells systemd that the server lives, if all of it does, and gives up a late successor.
-    pub fn tend(&mut self, now: Instant, loops: &Loops) {
+    ///
+    /// # Errors
+    /// A loop takes no commands.
+    pub fn tend(&mut self, now: Instant, loops: &Loops) -> Result<(), Fault> {
         if let Some(successor) = &mut self.successor {
             successor.tend(now);
         }
+        if self.look_at.is_some_and(|at| at <= now) {
+            loops.command(|_| Command::LookAtBacklog)?;
+            self.look_at = self.predecessor_lives.then(|| now + LOOK_STEP);
+        }
+        self.feed_watchdog(now, loops);
+        Ok(())
+    }
+
+    fn feed_watchdog(&mut self, now: Instant, loops: &Loops) {
         match self.pulse.beat(now, self.notifier.watchdog_pause(), loops.turns()) {
             Beat::NotDue => return,
             Beat::Due { still } if still.is_empty() => self.notifier.alive(),
@@ -238,7 +261,14 @@ impl<'a> Standing<'a> {
     /// Something was said on a channel, or it ended.
     pub fn heard(&mut self, by: Side, word: Option<Word>, listeners: &mut Listeners) -> Turned {
         match (by, word) {
-            (Side::Predecessor, Some(Word::Go) | None) => return self.take_over(listeners),
+            (Side::Predecessor, Some(Word::Go)) => return self.take_over(listeners),
+            (Side::Predecessor, None) => {
+                // What its accepts were woken for is ours.
+                if std::mem::take(&mut self.predecessor_lives) {
+                    self.look_at = Some(Instant::now());
+                }
+                return self.take_over(listeners);
+            }
             (Side::Successor, Some(Word::Ready(taken))) => {
                 return self.hand_over(&taken, listeners);
             }

@@ -248,6 +248,26 @@ def test_a_request_in_flight_is_finished_by_the_old_server(upgradable, tmp_path)
     one.wait_end(old)
 
 
+def test_connection_whose_wake_up_the_old_server_took_is_served(upgradable, tmp_path):
+    """The kernel wakes one waiter of the shared listener for a connection. The old server's was
+    cancelled with the wake-up in hand (here: the old server is stopped), and the connection waited
+    for the next one to come."""
+    one, gate, old, new = half_upgraded(upgradable, tmp_path)
+    one.signal(old, signal.SIGSTOP)
+    mark = one.log.mark()
+    gate.touch()
+    one.log.wait_for("ringhorn ready", 20, since=mark)
+    try:
+        for _ in range(8):
+            with Client(one.addresses[0], 5) as client:
+                assert json.loads(client.request("GET", "/inside").text)["parent"] == new
+    finally:
+        one.signal(old, signal.SIGCONT)
+    one.log.wait_for("took over from the server before this one", 20, since=mark)
+    one.wait_end(old)
+    assert one.pid == new
+
+
 def test_upgrade_with_a_fork_server(upgradable):
     one = upgradable(workers=2, options=["--preload"])
     with Load(one.addresses, clients=2) as load:
