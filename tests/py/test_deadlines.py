@@ -248,6 +248,31 @@ def test_worker_whose_request_does_not_unwind_is_replaced(start, notes, tmp_path
     assert f"start {before}" in notes.wait("^start")
 
 
+def test_stack_is_logged_although_its_worker_ends_right_behind(start, notes, tmp_path):
+    """The last request beside a stuck one unwound, and the process was gone before the stack was
+    written, which takes its time here."""
+    (tmp_path / "slow_log.py").write_text(
+        "import time, traceback\n"
+        "at_once = traceback.format_list\n"
+        "def slowly(frames):\n"
+        "    time.sleep(0.4)\n"
+        "    return at_once(frames)\n"
+        "traceback.format_list = slowly\n"
+        "from deadlines import application\n"
+    )
+    options = ["--chdir", tmp_path, "--timeout", 2, "--interrupt-grace", 0.2]
+    server = start("slow_log:application", threads=2, options=options)
+    with server.connect() as stuck, server.connect() as last:
+        stuck.send(encode_request("GET", f"/catches?seconds=60&log={notes.path}"))
+        notes.wait("^start")
+        # Its deadline comes when the worker leaves already.
+        time.sleep(1.2)
+        last.send(encode_request("GET", "/hang/python?seconds=60"))
+        assert stuck.response().status == last.response().status == 504
+    server.log.wait_for("worker 1 .* left", 10)
+    assert "loops_in_python" in server.log.text
+
+
 def test_worker_that_keeps_the_lock_for_good_is_replaced(start, notes):
     server = serve(start, "--interrupt-grace", 0.5, threads=2)
     [before] = server.workers()

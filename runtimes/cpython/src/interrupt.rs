@@ -45,6 +45,9 @@ pub struct Interrupts {
     seats: Box<[SeatNote]>,
     first_seat: u16,
     tools: OnceLock<Tools>,
+    /// Wishes passed on and not carried out yet. Release by whoever carried one out, acquire by
+    /// whoever ends the process: what was logged is out by then.
+    unfinished: AtomicU64,
     /// True: the interpreter may be finalised; nobody takes the GIL from a native thread any more.
     is_closed: Mutex<bool>,
 }
@@ -119,6 +122,7 @@ impl Interrupts {
             seats: (0..seats).map(|_| SeatNote::default()).collect(),
             first_seat,
             tools: OnceLock::new(),
+            unfinished: AtomicU64::new(0),
             is_closed: Mutex::new(false),
         }
     }
@@ -241,13 +245,15 @@ pub struct Watcher {
     shared: Arc<Interrupts>,
     jobs: Option<Sender<Arc<Job>>>,
     pending: Vec<Pending>,
+    /// When the last wish was passed on.
+    passed_on: Option<Instant>,
     stop_heard: Option<Instant>,
 }
 
 impl Watcher {
     /// Nothing to watch yet.
     pub fn new(shared: Arc<Interrupts>) -> Watcher {
-        Watcher { shared, jobs: None, pending: Vec::new(), stop_heard: None }
+        Watcher { shared, jobs: None, pending: Vec::new(), passed_on: None, stop_heard: None }
     }
 
     /// The server wants a request looked at or interrupted.
@@ -275,6 +281,8 @@ impl Watcher {
     /// Hands a wish to the thread that takes the GIL; starts it at the first one.
     fn pass_on(&mut self, job: &Arc<Job>) {
         if self.jobs.is_none() {
+            // Bounded by what is sent: a request that runs is named once for each reason, and there
+            // are as many of them as seats.
             let (sender, receiver) = mpsc::channel();
             let shared = Arc::clone(&self.shared);
             // Signals are blocked: the thread inherits the mask of this one.
@@ -292,6 +300,9 @@ impl Watcher {
             }
         }
         if let Some(jobs) = &self.jobs {
+            self.passed_on = Some(Instant::now());
+            // Relaxed: the send publishes it.
+            self.shared.unfinished.fetch_add(1, Ordering::Relaxed);
             // It ends only with the process.
             let _ended = jobs.send(Arc::clone(job));
         }
@@ -336,10 +347,19 @@ impl Watcher {
             }
             true
         });
-        if self.stop_heard.is_some_and(|heard| self.has_only_stuck_ones(now >= heard + LEAVING)) {
+        if self.stop_heard.is_some_and(|heard| self.has_only_stuck_ones(now >= heard + LEAVING))
+            && self.has_carried_out(now)
+        {
             system::write_log("ringhorn: only requests that do not unwind are left: ending\n");
             system::exit_now(1);
         }
+    }
+
+    /// Whether every wish was carried out, its stack logged: an interrupted request may unwind, and
+    /// leave only stuck ones behind, before that. Who keeps the GIL for good is not waited for.
+    fn has_carried_out(&self, now: Instant) -> bool {
+        self.shared.unfinished.load(Ordering::Acquire) == 0
+            || self.passed_on.is_none_or(|passed_on| now >= passed_on + LEAVING)
     }
 
     /// Whether nothing but stuck requests is left. An idle seat that has not left long after the
@@ -363,6 +383,7 @@ impl Watcher {
 fn carry_out_all(shared: &Interrupts, jobs: &Receiver<Arc<Job>>) {
     while let Ok(job) = jobs.recv() {
         shared.carry_out(&job);
+        shared.unfinished.fetch_sub(1, Ordering::Release);
     }
 }
 
