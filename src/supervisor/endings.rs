@@ -124,31 +124,41 @@ impl Pool<'_> {
             let wait = self.back_off.after_death(None).max(RETRY);
             self.successor_died(at, worker, never_ready(&self.recipe, worker, status), wait);
         } else if let Some(at) = self.places.iter().position(holds) {
+            if worker.leaves_until.is_some() {
+                // A request of it hung: told to leave before its successor is READY. No crash.
+                tracing::info!("worker {number} (pid {pid}) left: {what}");
+                return self.vacate(at, Instant::now());
+            }
             let served = match &worker.phase {
                 Phase::Ready(since) => Some(since.elapsed()),
                 _ => None,
             };
             let wait = self.back_off.after_death(served);
-            let place = &mut self.places[at];
-            place.holder = None;
-            let next = match place.successor {
+            let next = match self.places[at].successor {
                 Some(_) => "its successor starts".to_owned(),
                 None => outlook(wait, self.back_off.young_deaths()),
             };
             tracing::error!("worker {number} (pid {pid}) ended: {what}; {next}");
             self.crashes.advise(worker, status);
-            if place.successor.is_some() {
-                return;
-            }
-            // It is what was to happen, in a reload's case by a worker of the new generation.
-            if self.renewal.is_some() && place.replace == Some(Why::Reload) {
-                place.not_before = Some(Instant::now() + wait);
-            } else {
-                place.replace = None;
-                place.due = Some(Instant::now() + wait);
-            }
+            self.vacate(at, Instant::now() + wait);
         } else {
             tracing::info!("worker {number} (pid {pid}) left: {what}");
+        }
+    }
+
+    /// Nobody holds a place any more: who boots to follow does, or the next one starts then.
+    fn vacate(&mut self, at: usize, due: Instant) {
+        let place = &mut self.places[at];
+        place.holder = None;
+        if place.successor.is_some() {
+            return;
+        }
+        // It is what was to happen, in a reload's case by a worker of the new generation.
+        if self.renewal.is_some() && place.replace == Some(Why::Reload) {
+            place.not_before = Some(due);
+        } else {
+            place.replace = None;
+            place.due = Some(due);
         }
     }
 

@@ -2,9 +2,10 @@
 //!
 //! Beside the walk of a request. The event loop keeps the deadline and has answered already; the
 //! worker logs the stack, interrupts, keeps the grace, and says here when a request does not unwind
-//! in it. Then the worker is replaced the usual way (`places.rs`): a replacement is READY first,
-//! the old one takes no more work, its other requests finish. It ends itself when only stuck ones
-//! are left, and is killed at `--graceful-timeout` if they never are alone.
+//! in it. Then the worker takes no more work and its other requests finish, while a replacement
+//! boots (`places.rs`). Only where no other worker serves it takes work until that is READY, or
+//! nobody would. It ends itself when only stuck ones are left, and is killed at
+//! `--graceful-timeout` if they never are alone.
 
 use ringhorn_exchange::control::{Interrupt, Stuck, Why};
 
@@ -43,5 +44,8 @@ impl Pool<'_> {
             stuck.seat
         );
         self.replace(number, recycling::Why::Stuck);
+        if self.serves_without(number) {
+            self.leave(number);
+        }
     }
 }

@@ -137,6 +137,16 @@ impl<'a> Pool<'a> {
         self.workers.values().filter(is_ready).count() as u32
     }
 
+    /// Whether any other worker takes requests.
+    pub(super) fn serves_without(&self, number: u32) -> bool {
+        let serves = |worker: &Worker| {
+            matches!(worker.phase, Phase::Ready(_))
+                && worker.leaves_until.is_none()
+                && (self.generations.floor..=self.generations.ceiling).contains(&worker.generation)
+        };
+        self.workers.values().any(|worker| worker.number != number && serves(worker))
+    }
+
     /// Whether no worker process is left.
     pub fn is_empty(&self) -> bool {
         self.workers.is_empty() && self.fork_servers.is_empty()
@@ -221,7 +231,7 @@ impl<'a> Pool<'a> {
         let Some(worker) = self.workers.get_mut(&number) else { return };
         let pid = worker.pid;
         match &worker.phase {
-            _ if worker.leaves_until.take().is_some() => {
+            _ if worker.leaves_until.is_some() => {
                 let timeout = config.graceful_timeout;
                 tracing::warn!(
                     "worker {number} (pid {pid}) is killed: it did not leave within \

@@ -13,8 +13,9 @@ import time
 
 import pytest
 
-from harness import process, uwsgi
+from harness import gated, process, uwsgi
 from harness.client import Client, Truncated, encode_request
+from harness.release import ask, wait_ready
 from harness.watch import wait_until
 
 APPLICATION = "deadlines:application"
@@ -271,6 +272,25 @@ def test_stack_is_logged_although_its_worker_ends_right_behind(start, notes, tmp
         assert stuck.response().status == last.response().status == 504
     server.log.wait_for("worker 1 .* left", 10)
     assert "loops_in_python" in server.log.text
+
+
+def test_stuck_worker_takes_nothing_more_while_another_serves(start, notes, tmp_path):
+    gate = gated.write(tmp_path, "deadlines")
+    gate.touch()
+    options = ["--chdir", tmp_path, "--timeout", 1, "--interrupt-grace", 0.3]
+    server = start("gated:application", workers=2, threads=2, options=options)
+    wait_ready(server, 2)
+    gate.unlink()
+    assert server.request("GET", f"/catches?seconds=60&log={notes.path}").status == 504
+    found = server.log.wait_for(r"worker \d+ \(pid (\d+)\): the request .* did not unwind")
+    stuck = int(found.group(1))
+    wait_until(lambda: f"(pid {stuck}): generation 1, leaving" in ask(server, "status")[1], "it")
+    assert stuck not in {pid_of(server) for _ in range(60)}
+    # Its successor boots all the while.
+    assert len(server.workers()) == 3 or not process.is_alive(stuck)
+    gate.touch()
+    server.wait_workers(2, without=[stuck])
+    wait_ready(server, 2)
 
 
 def test_worker_that_keeps_the_lock_for_good_is_replaced(start, notes):
