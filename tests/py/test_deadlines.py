@@ -79,7 +79,15 @@ def test_504_comes_within_a_tenth_of_a_second(start):
 @pytest.mark.parametrize("way", WAYS)
 def test_request_that_hangs(start, notes, way):
     # Native work takes what it takes on a busy machine: its worker is to be the same afterwards.
-    server = serve(start, "--interrupt-grace", 30)
+    check_hang(serve(start, "--interrupt-grace", 30), notes, way)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_request_that_hangs_in_a_forked_worker(start, notes, way):
+    check_hang(serve(start, "--interrupt-grace", 30, "--preload"), notes, way)
+
+
+def check_hang(server, notes, way):
     before = pid_of(server)
     function, is_reached = WAYS[way]
     seconds = 20 if is_reached else 2.5
