@@ -279,7 +279,7 @@ def test_stack_is_logged_although_its_worker_ends_right_behind(start, notes, tmp
         last.send(encode_request("GET", "/hang/python?seconds=60"))
         assert stuck.response().status == last.response().status == 504
     server.log.wait_for("worker 1 .* left", 10)
-    assert "loops_in_python" in server.log.text
+    server.log.wait_for("loops_in_python", 5)
 
 
 def test_stuck_worker_takes_nothing_more_while_another_serves(start, notes, tmp_path):

@@ -54,7 +54,7 @@ def test_max_requests_replaces_workers_and_loses_no_request(serve):
             assert response.status == 200
             pids.add(response.text)
     assert len(pids) == 6
-    assert "requests (--max-requests)" in one.log.text
+    one.log.wait_for(r"requests \(--max-requests\)")
     wait_until(lambda: len(one.workers()) == 2, "two workers")
 
 
@@ -109,7 +109,7 @@ def test_workers_follow_the_load(serve):
         stop.set()
         for client in clients:
             client.join()
-    assert "2 before, 3 from now on" in one.log.text
+    one.log.wait_for("2 before, 3 from now on")
     assert ask(one, "status")[1].count("generation 1") == 3
 
 
